@@ -1,0 +1,117 @@
+"""The direction of the house: a room imports only from lower layers, and each foreign library has one owner."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.house.source import PACKAGE, imports_of, name_of, python_files
+
+LAYERS: Final = [
+    "__init__ errors",
+    "oci",
+    "clients freshness log outcome paths reference",
+    "tasks",
+    "flights",
+    "config",
+    "rules",
+    "check events exchange",
+    "store upstream",
+    "downloads holdings manifests uses",
+    "listings tags",
+    "pull",
+    "hydrate images metrics health",
+    "server",
+    "app",
+    "serve",
+    "cli",
+    "__main__",
+]
+RANK: Final = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
+
+# Replacing a library is then one room's change. A longer name wins over a shorter one.
+OWNERS: Final = {
+    "aiohttp": "upstream",
+    "aiohttp.hdrs": "server upstream",
+    "aiohttp.web": "server app",
+    "aiofiles": "store downloads",
+    "aiolimiter": "upstream",
+    "prometheus_client": "metrics",
+    "pybreaker": "upstream",
+    "pydantic": "config",
+    "pydantic_settings": "config",
+    "rich": "cli",
+    "sqlite3": "store",
+    "structlog": "log",
+    "typer": "cli",
+    "watchfiles": "app",
+    "werkzeug": "server upstream",
+    "yaml": "config",
+    # aiohttp's own words for headers and addresses: they come and go with it.
+    "multidict": "upstream server",
+    "yarl": "upstream server log",
+}
+
+# A bounded map and a codec: values that any room may use, as it uses the standard library's.
+TOOLS: Final = {"cachetools", "orjson"}
+
+FILES: Final = python_files("proxy")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_room(name: str) -> str:
+    """`pull` for `proxy.pull.Pull`; the package's own facts, `proxy.__version__`, are of `__init__`."""
+    second = name.split(".")[1]
+    return second if (PACKAGE / second).is_dir() or (PACKAGE / f"{second}.py").is_file() else "__init__"
+
+
+def owners_of(name: str) -> set[str] | None:
+    """The rooms that may import this name, or None if it is not a library with an owner."""
+    library, _, part = name.partition(".")
+    # aiohttp is two libraries: its modules web, web_log, web_exceptions… are the server.
+    face = "web" if part.startswith("web") else part.partition(".")[0]
+    owners = OWNERS.get(f"{library}.{face}", OWNERS.get(library))
+    return None if owners is None else set(owners.split())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_room_imports_only_from_lower_layers(path: Path) -> None:
+    """What must travel upward travels as an event; every room stands in a layer, a new one included."""
+    room = room_of(path)
+    assert room in RANK, f"{name_of(path)}: give the room {room} its place in LAYERS"
+    for line, name in imports_of(path):
+        assert not name.startswith("."), f"{name_of(path)}:{line} imports relatively: {name}"
+        if name == "proxy" or not name.startswith("proxy."):
+            continue
+        imported = imported_room(name)
+        if imported != room:
+            assert imported in RANK, f"{name_of(path)}:{line} imports {imported}, which stands in no layer"
+            assert RANK[imported] < RANK[room], f"{name_of(path)}:{line} {room} imports {imported}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_foreign_library_stays_in_its_owner_room(path: Path) -> None:
+    """A library is imported by the room that owns it and by no other."""
+    for line, name in imports_of(path):
+        owners = owners_of(name)
+        if owners is not None:
+            assert room_of(path) in owners, f"{name_of(path)}:{line} imports {name}, which belongs to {sorted(owners)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_foreign_library_is_known(path: Path) -> None:
+    """A library new to the house is given an owner before its first use."""
+    for line, name in imports_of(path):
+        library = name.split(".")[0]
+        if library != "proxy" and library not in OWNERS.keys() | TOOLS:
+            assert library in sys.stdlib_module_names, f"{name_of(path)}:{line} imports {name}: give it an owner"
+
+
+def test_a_room_stands_in_one_layer() -> None:
+    """No room is named twice: a second place would make the first one mean nothing."""
+    rooms = [room for layer in LAYERS for room in layer.split()]
+    assert len(rooms) == len(set(rooms))
