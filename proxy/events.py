@@ -1,0 +1,122 @@
+"""The frozen facts that rooms may hear: publish and subscribe, nothing else.
+
+What must travel upward travels as an event: `pull` publishes, `hydrate` and `metrics` hear, and `pull` knows neither.
+A listener is a plain function and must not block; one that fails is logged and changes nothing for the publisher.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from proxy.log import logger
+from proxy.oci import Digest
+from proxy.rules import Place, Route
+
+log = logger("events")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFetched:
+    """A client fetched a whole manifest by GET."""
+
+    route: Route
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class BlobAsked:
+    """A client asked for a blob by GET."""
+
+    route: Route
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStored:
+    """A transfer ended with its blob verified and in the store."""
+
+    place: Place
+    digest: Digest
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotStored:
+    """A body was not kept; `reason` is a word of a bounded set."""
+
+    place: Place
+    digest: Digest | None
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferResumed:
+    """A cut transfer went on at `offset` (bytes)."""
+
+    upstream: str
+    digest: Digest
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityFailed:
+    """Bytes did not hash to their digest; `where` is upstream, resume or store."""
+
+    where: str
+    digest: Digest
+    place: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagMoved:
+    """A tag resolved to another digest than before."""
+
+    place: Place
+    tag: str
+    before: Digest
+    after: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class TagStale:
+    """A tag was served although asking upstream failed."""
+
+    place: Place
+    tag: str
+    age_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HydrationEnded:
+    """An image's hydration is over: `result` is done or failed."""
+
+    place: Place
+    manifest: Digest
+    result: str
+    detail: str | None
+
+
+Event = TypeVar("Event")
+
+
+class Events:
+    """A board of listeners by event type."""
+
+    def __init__(self) -> None:
+        self._listeners: defaultdict[type[Any], list[Callable[[Any], None]]] = defaultdict(list)
+
+    def listen(self, kind: type[Event], listener: Callable[[Event], None]) -> None:
+        """Call `listener` with every later event of exactly this type."""
+        self._listeners[kind].append(listener)
+
+    def publish(self, event: object) -> None:
+        """Tell every listener, in the order they came."""
+        for listener in self._listeners[type(event)]:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed", fact=type(event).__name__)
