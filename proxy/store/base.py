@@ -1,0 +1,151 @@
+"""The ports of the store: five verbs over verified blobs, and small durable records.
+
+Blobs: what `stat` finds is whole and verified; adoption is the last step and survives a crash. Manifests are blobs too.
+Records cannot be guessed from bytes, so they are durable on their own. The index is derived and may be lost.
+"""
+
+import io
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from proxy.freshness import TagRecord
+from proxy.oci import Digest
+from proxy.rules import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One blob of the store: its digest and its size in bytes."""
+
+    digest: Digest
+    size: int
+
+
+class OpenBlob:
+    """A verified blob, open for reading until `close`; deleting the blob meanwhile does not disturb it."""
+
+    __slots__ = ("file", "size")
+
+    def __init__(self, file: io.FileIO, size: int) -> None:
+        self.file = file
+        self.size = size
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class BlobStore(Protocol):
+    """Content by digest. Every adapter passes tests/contract/test_store.py."""
+
+    async def stat(self, digest: Digest) -> int | None:
+        """The size of a stored blob, None if it is not here."""
+
+    async def read(self, digest: Digest) -> OpenBlob | None:
+        """The blob open for reading (the caller closes it), None if it is not here. OSError: the disk failed."""
+
+    async def adopt(self, part: Path, digest: Digest, size: int) -> None:
+        """Take a verified, complete part file: sync it, name it by its digest, sync the folder. `part` is gone after.
+
+        The caller has checked size and digest. Idempotent: adopting what is here already drops the part.
+        OSError: nothing became visible.
+        """
+
+    async def put(self, data: bytes, digest: Digest) -> None:
+        """Store a small body (a manifest) whose digest the caller has checked."""
+
+    async def delete(self, digest: Digest) -> None:
+        """Forget a blob; nothing if it is not here."""
+
+    def list(self) -> AsyncIterator[Stored]:
+        """Every stored blob, in no order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Proof that a place holds a digest. `media_type` is the first verified one for a manifest, None for a blob;
+    `size` is 0 if nobody told it.
+    """
+
+    place: Place
+    digest: Digest
+    media_type: str | None
+    size: int
+
+
+class Records(Protocol):
+    """Tags and links: durable (each `save_*` returns after the disk has it), small, and read from memory mostly."""
+
+    async def tag(self, place: Place, tag: str) -> TagRecord | None: ...
+
+    async def save_tag(self, place: Place, tag: str, record: TagRecord) -> None: ...
+
+    async def drop_tag(self, place: Place, tag: str) -> None: ...
+
+    async def tags(self, place: Place) -> dict[str, TagRecord]:
+        """Every tag of a place."""
+
+    async def link(self, place: Place, digest: Digest) -> Link | None: ...
+
+    async def save_links(self, links: Sequence[Link]) -> None: ...
+
+    async def drop_links(self, place: Place, digests: Sequence[Digest]) -> None: ...
+
+    async def places(self) -> Sequence[Place]:
+        """Every place with a tag or a link."""
+
+    async def links(self, place: Place) -> Sequence[Link]:
+        """Every link of a place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One image to hydrate. Times are Unix seconds; `state` is queued, done or failed."""
+
+    place: Place
+    rule: str
+    manifest: Digest
+    queued_at: float
+    due_at: float
+    attempts: int = 0
+    state: str = "queued"
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A manifest as the index knows it in one place, and when a client last fetched it by GET (Unix seconds)."""
+
+    place: Place
+    digest: Digest
+    media_type: str
+    fetched_at: float | None
+
+
+class Index(Protocol):
+    """Derived knowledge: may be lost at any time and is rebuilt from the store and the records."""
+
+    async def save_manifest(self, parent: Parent, children: Sequence[tuple[Digest, int, bool]]) -> None:
+        """Remember a manifest's children as (digest, size, is_manifest); a later save of the same one wins."""
+
+    async def size_of(self, place: Place, child: Digest) -> int | None:
+        """The size that a manifest of this place gives for a child; None if no manifest names it."""
+
+    async def parents_of(self, place: Place, child: Digest) -> Sequence[Parent]:
+        """The manifests of this place that name `child` directly."""
+
+    async def children_of(self, place: Place, parent: Digest) -> Sequence[tuple[Digest, int, bool]]: ...
+
+    async def enqueue(self, job: Job) -> bool:
+        """Add a job unless one for the same place and manifest is queued; True if it was added."""
+
+    async def jobs(self, state: str | None = None, limit: int = 1000) -> Sequence[Job]:
+        """Jobs by `due_at`, oldest first; of one state or of all."""
+
+    async def save_job(self, job: Job) -> None: ...
+
+    async def touch(self, digests: Sequence[Digest], now: float) -> None:
+        """Note a use; batched, may be lost in a crash."""
+
+    async def last_used(self, digests: Sequence[Digest]) -> dict[Digest, float]: ...

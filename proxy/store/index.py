@@ -1,0 +1,232 @@
+"""What is derived from manifests and requests: children, hydration jobs, last uses; may be lost, and is then relearned.
+
+So a fault of this file never fails a request: it is logged once, the answer is as if nothing were known, and what works
+again is used again. synchronous=NORMAL: a killed server loses nothing, a power cut the last moments.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from cachetools import LRUCache
+
+from proxy.errors import DigestInvalid
+from proxy.log import logger
+from proxy.oci import Digest
+from proxy.rules import Place
+from proxy.store.base import Job, Parent
+from proxy.store.database import Database, DatabaseBroken, Row, set_aside
+from proxy.store.filesystem import Filesystem
+
+Value = TypeVar("Value")
+Children = Sequence[tuple[Digest, int, bool]]
+log = logger("index")
+
+FILE: Final = "index.sqlite"
+SIZES_IN_MEMORY: Final = 65_536
+USES_MAX: Final = 50_000  # noted uses before they are written without waiting for the schedule
+ENDED_JOBS_MAX: Final = 10_000
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS places (id INTEGER PRIMARY KEY, scope TEXT NOT NULL, repository TEXT NOT NULL,
+    UNIQUE (scope, repository));
+CREATE TABLE IF NOT EXISTS manifests (place INTEGER NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+    fetched_at REAL, PRIMARY KEY (place, digest)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS children (place INTEGER NOT NULL, parent TEXT NOT NULL, position INTEGER NOT NULL,
+    child TEXT NOT NULL, size INTEGER NOT NULL, is_manifest INTEGER NOT NULL,
+    PRIMARY KEY (place, parent, position)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS parents ON children (place, child, size, parent);
+CREATE TABLE IF NOT EXISTS jobs (scope TEXT NOT NULL, repository TEXT NOT NULL, manifest TEXT NOT NULL,
+    rule TEXT NOT NULL, queued_at REAL NOT NULL, due_at REAL NOT NULL, attempts INTEGER NOT NULL,
+    state TEXT NOT NULL, error TEXT, PRIMARY KEY (scope, repository, manifest));
+CREATE INDEX IF NOT EXISTS due ON jobs (state, due_at);
+CREATE TABLE IF NOT EXISTS uses (digest TEXT PRIMARY KEY, used_at REAL NOT NULL) WITHOUT ROWID;
+"""
+# A save that is not of a client's GET does not undo the GET that was.
+SAVE_MANIFEST: Final = """
+INSERT INTO manifests VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE
+SET media_type = excluded.media_type, fetched_at = coalesce(excluded.fetched_at, manifests.fetched_at)
+"""
+PARENTS: Final = """
+SELECT DISTINCT m.digest, m.media_type, m.fetched_at FROM places p JOIN children c ON c.place = p.id
+JOIN manifests m ON m.place = c.place AND m.digest = c.parent WHERE p.scope=? AND p.repository=? AND c.child=?
+"""
+CHILDREN: Final = """
+SELECT c.child, c.size, c.is_manifest FROM places p JOIN children c ON c.place = p.id
+WHERE p.scope=? AND p.repository=? AND c.parent=? ORDER BY c.position
+"""
+SIZE: Final = """
+SELECT c.size FROM places p JOIN children c ON c.place = p.id
+WHERE p.scope=? AND p.repository=? AND c.child=? LIMIT 1
+"""
+USES: Final = "SELECT digest, used_at FROM uses WHERE digest IN (SELECT value FROM json_each(?))"
+JOBS: Final = "SELECT scope, repository, manifest, rule, queued_at, due_at, attempts, state, error FROM jobs"
+SAVE_JOB: Final = """
+INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET rule=excluded.rule,
+queued_at=excluded.queued_at, due_at=excluded.due_at, attempts=excluded.attempts, state=excluded.state,
+error=excluded.error
+"""
+SAVE_USE: Final = """
+INSERT INTO uses VALUES (?, ?) ON CONFLICT DO UPDATE SET used_at = max(uses.used_at, excluded.used_at)
+"""
+FORGET_ENDED_JOBS: Final = """
+DELETE FROM jobs WHERE rowid IN (SELECT rowid FROM jobs WHERE state <> 'queued' ORDER BY due_at DESC LIMIT -1 OFFSET ?)
+"""
+
+
+class SqliteIndex:
+    """An Index on disk. Open with `SqliteIndex.open` in a disk thread. `is_new`: it knows nothing yet; a server with
+    blobs then has lost its index."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.is_new = database.was_made
+        self._sizes: LRUCache[tuple[Place, Digest], int] = LRUCache(SIZES_IN_MEMORY)
+        self._uses: dict[Digest, float] = {}
+        self._trouble: str | None = None
+
+    @classmethod
+    def open(cls, folder: Path, files: Filesystem) -> "SqliteIndex":
+        """Open or create; a broken file is set aside and an empty one taken. Blocks."""
+        path = folder / FILE
+        try:
+            return cls(Database(path, SCHEMA, "NORMAL", files))
+        except DatabaseBroken as error:
+            aside = set_aside(path, files)
+            log.warning("the index is broken and set aside; it starts empty", file=aside.name, error=str(error))
+            return cls(Database(path, SCHEMA, "NORMAL", files))
+
+    @property
+    def trouble(self) -> str | None:
+        """What the last operation failed with, None if it worked: for health."""
+        return self._trouble
+
+    async def save_manifest(self, parent: Parent, children: Children) -> None:
+        await self._write(lambda connection: _save_manifest(connection, parent, children))
+        self._sizes.update(((parent.place, digest), size) for digest, size, _ in children)
+
+    async def size_of(self, place: Place, child: Digest) -> int | None:
+        if (known := self._sizes.get((place, child))) is not None:
+            return known
+        sizes = await self._read(SIZE, (*_of(place), str(child)), lambda row: int(row[0]))
+        if not sizes:
+            return None
+        self._sizes[place, child] = sizes[0]
+        return sizes[0]
+
+    async def parents_of(self, place: Place, child: Digest) -> Sequence[Parent]:
+        return await self._read(PARENTS, (*_of(place), str(child)), lambda row: _parent(place, row))
+
+    async def children_of(self, place: Place, parent: Digest) -> Children:
+        return await self._read(
+            CHILDREN, (*_of(place), str(parent)), lambda row: (Digest.parse(row[0]), int(row[1]), bool(row[2]))
+        )
+
+    async def enqueue(self, job: Job) -> bool:
+        row = _job_row(job)
+        added = await self._write(
+            lambda connection: connection.execute(f"{SAVE_JOB} WHERE jobs.state <> 'queued'", row).rowcount
+        )
+        return bool(added)
+
+    async def jobs(self, state: str | None = None, limit: int = 1000) -> Sequence[Job]:
+        if state is None:
+            return await self._read(f"{JOBS} ORDER BY due_at LIMIT ?", (limit,), _job)
+        return await self._read(f"{JOBS} WHERE state=? ORDER BY due_at LIMIT ?", (state, limit), _job)
+
+    async def save_job(self, job: Job) -> None:
+        row = _job_row(job)
+        await self._write(lambda connection: connection.execute(SAVE_JOB, row))
+
+    async def touch(self, digests: Sequence[Digest], now: float) -> None:
+        self._uses.update(dict.fromkeys(digests, now))
+        if len(self._uses) > USES_MAX:
+            await self.flush()
+
+    async def last_used(self, digests: Sequence[Digest]) -> dict[Digest, float]:
+        wanted = json.dumps([str(digest) for digest in digests])
+        found = dict(await self._read(USES, (wanted,), lambda row: (Digest.parse(row[0]), float(row[1]))))
+        return found | {digest: self._uses[digest] for digest in digests if digest in self._uses}
+
+    async def flush(self) -> None:
+        """Write the noted uses, and forget hydrations that ended long ago. What cannot be written is dropped."""
+        uses, self._uses = self._uses, {}
+        if uses:
+            await self._write(lambda connection: _save_uses(connection, uses))
+
+    async def close(self) -> None:
+        try:
+            await self.flush()
+        finally:
+            await self._database.close()
+
+    async def _read(self, query: str, values: Row, parse: Callable[[Row], Value]) -> list[Value]:
+        try:
+            found = [parse(row) for row in await self._database.read(query, values)]
+        except (OSError, DigestInvalid) as error:
+            self._note(str(error))
+            return []
+        self._note(None)
+        return found
+
+    async def _write(self, work: Callable[[sqlite3.Connection], Value]) -> Value | None:
+        try:
+            done = await self._database.write(work)
+        except OSError as error:
+            self._note(str(error))
+            return None
+        self._note(None)
+        return done
+
+    def _note(self, trouble: str | None) -> None:
+        if trouble is not None and self._trouble is None:
+            log.error("the index fails; nothing is learned until it works again", error=trouble)
+        elif trouble is None and self._trouble is not None:
+            log.warning("the index works again")
+        self._trouble = trouble
+
+
+def _of(place: Place) -> tuple[str, str]:
+    return place.scope, place.repository
+
+
+def _save_manifest(connection: sqlite3.Connection, parent: Parent, children: Children) -> None:
+    digest = str(parent.digest)
+    connection.execute("INSERT OR IGNORE INTO places (scope, repository) VALUES (?, ?)", _of(parent.place))
+    [place] = connection.execute("SELECT id FROM places WHERE scope=? AND repository=?", _of(parent.place)).fetchone()
+    connection.execute(SAVE_MANIFEST, (place, digest, parent.media_type, parent.fetched_at))
+    connection.execute("DELETE FROM children WHERE place=? AND parent=?", (place, digest))
+    connection.executemany(
+        "INSERT INTO children VALUES (?, ?, ?, ?, ?, ?)",
+        [(place, digest, at, str(child), size, is_manifest) for at, (child, size, is_manifest) in enumerate(children)],
+    )
+
+
+def _save_uses(connection: sqlite3.Connection, uses: dict[Digest, float]) -> None:
+    connection.executemany(SAVE_USE, [(str(digest), used_at) for digest, used_at in uses.items()])
+    connection.execute(FORGET_ENDED_JOBS, (ENDED_JOBS_MAX,))
+
+
+def _parent(place: Place, row: Row) -> Parent:
+    digest, media_type, fetched_at = row
+    return Parent(place, Digest.parse(digest), media_type, fetched_at)
+
+
+def _job_row(job: Job) -> Row:
+    ahead = (*_of(job.place), str(job.manifest), job.rule, job.queued_at, job.due_at)
+    return (*ahead, job.attempts, job.state, job.error)
+
+
+def _job(row: Row) -> Job:
+    scope, repository, manifest, rule, queued_at, due_at, attempts, state, error = row
+    return Job(
+        place=Place(scope, repository),
+        rule=rule,
+        manifest=Digest.parse(manifest),
+        queued_at=queued_at,
+        due_at=due_at,
+        attempts=attempts,
+        state=state,
+        error=error,
+    )

@@ -1,0 +1,78 @@
+"""Everything a server keeps on its local disk, opened in order and closed in reverse."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxy.log import logger
+from proxy.store.directory import Directory, own_directory, read_boot_id
+from proxy.store.disk import DiskStore
+from proxy.store.filesystem import Filesystem
+from proxy.store.index import SqliteIndex
+from proxy.store.records import SqliteRecords
+from proxy.store.threads import Threads
+from proxy.tasks import Tasks
+
+log = logger("store")
+
+FLUSH_EVERY_S: Final = 30.0
+BACKUP_EVERY_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """An open cache directory. `parts` is where downloads grow their files, on the same file system as the blobs."""
+
+    directory: Directory
+    blobs: DiskStore
+    records: SqliteRecords
+    index: SqliteIndex
+    threads: Threads
+
+    @property
+    def parts(self) -> Path:
+        return self.directory.parts
+
+
+@asynccontextmanager
+async def open_disk(
+    directory: Path,
+    *,
+    files: Filesystem | None = None,
+    boot_id: str | None = None,
+    pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> AsyncIterator[Disk]:
+    """Own, lay out and open `directory`; on the way out back up and close. `pause` waits between backups.
+
+    StoreBusy: another server has it. StoreRefused: it cannot be used, and why. OSError: the disk failed.
+    """
+    files = files or Filesystem()
+    async with AsyncExitStack() as stack:
+        threads = await stack.enter_async_context(Threads())
+        boot_id = await threads.disk(read_boot_id) if boot_id is None else boot_id
+        owned = await own_directory(directory, threads, files, boot_id)
+        stack.callback(owned.release)
+        stack.push_async_callback(threads.close)  # work that lost its caller ends before the directory is given up
+        records = await threads.disk(SqliteRecords.open, owned.root, files)
+        stack.push_async_callback(records.close)
+        index = await threads.disk(SqliteIndex.open, owned.root, files)
+        stack.push_async_callback(index.close)
+        blobs = DiskStore(owned.blobs, owned.parts, threads, files)
+        tasks = await stack.enter_async_context(Tasks())
+        tasks.start(_every(FLUSH_EVERY_S, index.flush, pause), name="write last uses")
+        tasks.start(_every(BACKUP_EVERY_S, records.backup, pause), name="back up records")
+        yield Disk(owned, blobs, records, index, threads)
+
+
+async def _every(
+    seconds: float, work: Callable[[], Awaitable[None]], pause: Callable[[float], Awaitable[object]]
+) -> None:
+    while True:
+        await pause(seconds)
+        try:
+            await work()
+        except OSError as error:
+            log.warning("the disk refuses housekeeping; tried again later", error=str(error))

@@ -1,0 +1,333 @@
+"""The cache directory: made, locked, stamped, kept private, refused in words; and everything opened in it."""
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.errors import StoreBusy, StoreRefused
+from proxy.oci import Digest
+from proxy.rules import Place
+from proxy.store.base import Link
+from proxy.store.opened import open_disk
+from tests.support.faulty import FaultyFilesystem
+
+DATA = b"a manifest"
+DIGEST = Digest.of(DATA)
+PLACE = Place("docker.io", "library/nginx")
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from proxy.store.opened import open_disk
+
+async def main():
+    async with open_disk(Path(sys.argv[1])) as disk:
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def open_once(root: Path, boot_id: str = "boot-1") -> None:
+    async with open_disk(root, boot_id=boot_id):
+        pass
+
+
+def whole_tree(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every name below `root` with its mode and content."""
+    paths = sorted(root.rglob("*"))
+    return {str(p.relative_to(root)): (p.lstat().st_mode, p.read_bytes() if p.is_file() else b"") for p in paths}
+
+
+def start_owner(root: Path) -> "subprocess.Popen[str]":
+    """Another process that owns `root`, once this returns."""
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(root)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "ready\n"
+    return owner
+
+
+def end(owner: "subprocess.Popen[str]") -> None:
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    assert owner.stdout is not None
+    owner.stdout.close()
+
+
+async def test_a_new_directory_is_private(tmp_path: Path) -> None:
+    """Every folder is 0700 and every file 0600, whatever the umask, and the databases too (V26)."""
+    root = tmp_path / "deep" / "cache"
+    before = os.umask(0)
+    try:
+        async with open_disk(root) as disk:
+            await disk.blobs.put(DATA, DIGEST)
+            await disk.records.save_links([Link(PLACE, DIGEST, "m", 1)])
+            await disk.records.backup()
+            modes = {str(p.relative_to(root)): stat.S_IMODE(p.stat().st_mode) for p in (root, *root.rglob("*"))}
+    finally:
+        os.umask(before)
+    assert {"records.sqlite", "records.sqlite-wal", "records.backup.sqlite", "index.sqlite", "lock"} <= set(modes)
+    wrong = {name: oct(mode) for name, mode in modes.items() if mode != (0o700 if (root / name).is_dir() else 0o600)}
+    assert wrong == {}
+
+
+async def test_an_open_directory_is_closed_to_others(tmp_path: Path) -> None:
+    """An empty directory that others could enter is taken, and made ours alone."""
+    os.chmod(tmp_path, 0o755)
+    await open_once(tmp_path)
+    assert stat.S_IMODE(os.stat(tmp_path).st_mode) == 0o700
+
+
+async def test_what_was_kept_is_here_after_a_restart(tmp_path: Path) -> None:
+    """Blobs and records outlive the process."""
+    async with open_disk(tmp_path) as disk:
+        await disk.blobs.put(DATA, DIGEST)
+        await disk.records.save_links([Link(PLACE, DIGEST, "m", len(DATA))])
+    async with open_disk(tmp_path) as disk:
+        assert await disk.blobs.stat(DIGEST) == len(DATA)
+        assert await disk.records.link(PLACE, DIGEST) == Link(PLACE, DIGEST, "m", len(DATA))
+
+
+async def test_a_second_server_is_refused_by_pid(tmp_path: Path) -> None:
+    """While one process has the directory another is refused, naming it; killed, it holds nothing (F26)."""
+    owner = await asyncio.to_thread(start_owner, tmp_path)
+    try:
+        with pytest.raises(StoreBusy, match=rf"in use by another server, pid {owner.pid}\b"):
+            await open_once(tmp_path)
+    finally:
+        await asyncio.to_thread(end, owner)
+    async with open_disk(tmp_path) as disk:
+        assert not disk.directory.stopped_cleanly
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    async with open_disk(tmp_path) as disk:
+        assert disk.directory.stopped_cleanly
+
+
+async def test_a_refused_server_leaves_the_owner_alone(tmp_path: Path) -> None:
+    """Being refused changes nothing, also not the name of the owner."""
+    async with open_disk(tmp_path):
+        before = whole_tree(tmp_path)
+        for _ in range(2):
+            with pytest.raises(StoreBusy, match=str(os.getpid())):
+                await open_once(tmp_path)
+        assert whole_tree(tmp_path) == before
+
+
+async def test_parts_outlive_a_kill_but_not_a_reboot(tmp_path: Path) -> None:
+    """Parts of this boot are kept; those of another one may have holes, and go."""
+    await open_once(tmp_path, "boot-1")
+    part = tmp_path / "parts" / f"sha256-{'a' * 64}.part"
+    part.write_bytes(b"half")
+    async with open_disk(tmp_path, boot_id="boot-1") as disk:
+        assert not disk.directory.rebooted
+        assert part.read_bytes() == b"half"
+    async with open_disk(tmp_path, boot_id="boot-2") as disk:
+        assert disk.directory.rebooted
+        assert list(disk.parts.iterdir()) == []
+
+
+async def test_an_untold_boot_counts_as_another(tmp_path: Path) -> None:
+    """Where the kernel tells no boot id, parts are dropped at each start."""
+    await open_once(tmp_path, "")
+    (tmp_path / "parts" / "x.part").write_bytes(b"half")
+    await open_once(tmp_path, "")
+    assert list((tmp_path / "parts").iterdir()) == []
+
+
+async def test_what_cannot_be_resumed_is_swept(tmp_path: Path) -> None:
+    """Leftovers that are no part, planted links among them, are gone after a start; a link's target is not."""
+    await open_once(tmp_path)
+    parts, target = tmp_path / "parts", tmp_path.with_name("target")
+    target.write_bytes(b"precious")
+    for name in ("sha256-x.0.put", "stray"):
+        (parts / name).write_bytes(b"half")
+    (parts / "planted.part").symlink_to(target)
+    (parts / "kept.part").write_bytes(b"half")
+    await open_once(tmp_path)
+    assert [path.name for path in parts.iterdir()] == ["kept.part"]
+    assert target.read_bytes() == b"precious"
+
+
+async def test_a_newer_store_is_refused_untouched(tmp_path: Path) -> None:
+    """What a later Cistern wrote is not mangled by this one (F40)."""
+    await open_once(tmp_path)
+    (tmp_path / "version").write_text("cistern store 2\n")
+    before = whole_tree(tmp_path)
+    with pytest.raises(StoreRefused, match=r"newer Cistern .*version 2, this one knows 1"):
+        await open_once(tmp_path, "boot-2")
+    assert whole_tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("stamp", ["", "nonsense\n", "cistern store -1\n", "cistern store 99999999999\n"])
+async def test_a_strange_stamp_is_refused_untouched(tmp_path: Path, stamp: str) -> None:
+    """A stamp that says no version is refused, not guessed at."""
+    await open_once(tmp_path)
+    (tmp_path / "version").write_text(stamp)
+    before = whole_tree(tmp_path)
+    with pytest.raises(StoreRefused, match="not a version stamp"):
+        await open_once(tmp_path)
+    assert whole_tree(tmp_path) == before
+
+
+async def test_somebody_elses_directory_is_refused_untouched(tmp_path: Path) -> None:
+    """A directory with files and no stamp is not ours: nothing is added, changed or deleted."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "thesis.txt").write_text("years of it")
+    before = whole_tree(tmp_path)
+    with pytest.raises(StoreRefused, match=r"holds other files \(parts\)"):
+        await open_once(tmp_path)
+    assert whole_tree(tmp_path) == before
+
+
+async def test_a_fresh_file_system_is_taken(tmp_path: Path) -> None:
+    """The root of a new file system, and what a crash of the very first start leaves, do not count as files."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "lock").touch()
+    (tmp_path / "version.new").write_text("cist")
+    await open_once(tmp_path)
+    assert (tmp_path / "version").read_text() == "cistern store 1\n"
+
+
+async def test_a_file_is_refused(tmp_path: Path) -> None:
+    """A directory that is a file, or below one, is refused in words."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreRefused, match="is not a directory"):
+        await open_once(tmp_path / "file")
+    with pytest.raises(StoreRefused, match="cannot be used: Not a directory"):
+        await open_once(tmp_path / "file" / "cache")
+
+
+async def test_another_users_directory_is_refused(tmp_path: Path) -> None:
+    """A directory that another user owns is not entered: they could swap its files below us."""
+    root = tmp_path / "cache"
+    root.mkdir()
+    os.chown(root, 12345, 12345)
+    with pytest.raises(StoreRefused, match="belongs to another user"):
+        await open_once(root)
+    assert list(root.iterdir()) == []
+
+
+async def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """What the system says when the lock cannot be made is told, with the directory's name."""
+    with pytest.raises(StoreRefused, match="cannot be used: Permission denied"):
+        async with open_disk(tmp_path, files=ReadOnly()):
+            pass
+
+
+class ReadOnly(FaultyFilesystem):
+    """Refuses to create anything, as a file system without write permission does (root may write anywhere)."""
+
+    def open(self, path: Path, flags: int) -> int:
+        if flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied", str(path))
+        return super().open(path, flags)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "version",
+        "lock",
+        "boot",
+        "records.sqlite",
+        "records.sqlite-wal",
+        "records.backup.sqlite",
+        "records.backup.sqlite.new",
+        "index.sqlite",
+        "parts",
+        "blobs",
+        "blobs/sha256",
+        "blobs/sha256/ab",
+    ],
+)
+async def test_a_planted_link_is_refused(tmp_path: Path, name: str) -> None:
+    """A link anywhere that the store would write through is refused, and its target untouched (V48)."""
+    root, target = tmp_path / "cache", tmp_path / "target"
+    await open_once(root)
+    planted = root / name
+    is_folder = planted.is_dir() or name.endswith("ab")
+    if planted.is_dir():
+        planted.rename(tmp_path / "moved")
+    else:
+        planted.unlink(missing_ok=True)
+    target.mkdir() if is_folder else target.write_bytes(b"precious")
+    planted.symlink_to(target)
+    before = whole_tree(tmp_path)
+    with pytest.raises(StoreRefused, match="link"):
+        await open_once(root, "boot-2")
+    assert whole_tree(tmp_path) == before
+
+
+async def test_the_directory_itself_may_be_reached_by_a_link(tmp_path: Path) -> None:
+    """The configured path is the operator's own word: a link to a bigger disk is followed."""
+    (tmp_path / "big").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "big")
+    await open_once(tmp_path / "cache")
+    assert (tmp_path / "big" / "version").exists()
+
+
+async def test_a_refusal_gives_the_lock_back(tmp_path: Path) -> None:
+    """A start that failed halfway holds nothing: the next one works."""
+    await open_once(tmp_path)
+    files = FaultyFilesystem(at=3)
+    with pytest.raises(StoreRefused, match="injected"):
+        async with open_disk(tmp_path, files=files):
+            pass
+    await open_once(tmp_path)
+
+
+async def test_housekeeping_runs_by_the_clock_it_is_given(tmp_path: Path) -> None:
+    """Records are backed up, and last uses written, whenever the pause between them ends."""
+    gates: dict[float, asyncio.Semaphore] = {30.0: asyncio.Semaphore(0), 600.0: asyncio.Semaphore(0)}
+    waiting: dict[float, asyncio.Event] = {seconds: asyncio.Event() for seconds in gates}
+
+    async def pause(seconds: float) -> None:
+        waiting[seconds].set()
+        await gates[seconds].acquire()
+
+    async def turn(seconds: float) -> None:
+        await waiting[seconds].wait()
+        waiting[seconds].clear()
+        gates[seconds].release()
+        await waiting[seconds].wait()
+
+    async with open_disk(tmp_path, pause=pause) as disk:
+        await disk.records.save_links([Link(PLACE, DIGEST, None, 1)])
+        assert not (tmp_path / "records.backup.sqlite").exists()
+        await turn(600.0)
+        assert (tmp_path / "records.backup.sqlite").exists()
+        await disk.index.touch([DIGEST], 5.0)
+        await turn(30.0)
+        assert await disk.index.last_used([DIGEST]) == {DIGEST: 5.0}
+
+
+async def test_a_disk_that_refuses_housekeeping_is_told_and_tried_again(tmp_path: Path) -> None:
+    """A failed backup is one line in the log; the next one works, and the server goes on."""
+    go, paused = asyncio.Semaphore(0), asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        if seconds < 600:
+            await asyncio.Event().wait()
+        paused.set()
+        await go.acquire()
+
+    files = FaultyFilesystem()
+    async with open_disk(tmp_path, files=files, pause=pause) as disk:
+        await disk.records.save_links([Link(PLACE, DIGEST, None, 1)])
+        files.at, files.sticky = len(files.steps) + 1, True
+        with capture_logs() as lines:
+            for at in (files.at, 0):
+                await paused.wait()
+                paused.clear()
+                files.at = at
+                go.release()
+            await paused.wait()
+        assert [line["event"] for line in lines] == ["the disk refuses housekeeping; tried again later"]
+        assert (tmp_path / "records.backup.sqlite").exists()

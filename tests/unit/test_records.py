@@ -1,0 +1,379 @@
+"""Records: durable when told, from memory mostly, first media type for ever, restored from their backup."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.freshness import TagRecord
+from proxy.oci import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest
+from proxy.rules import Place
+from proxy.store.base import Link
+from proxy.store.database import Database
+from proxy.store.filesystem import Filesystem
+from proxy.store.records import SqliteRecords
+from proxy.tasks import Tasks
+from tests.support.faulty import FaultyFilesystem
+
+PLACE = Place("docker.io", "library/nginx")
+PRIVATE = Place("docker.io|team", "library/nginx")
+DIGEST = Digest.of(b"a manifest")
+TABLE = "CREATE TABLE IF NOT EXISTS t (n INTEGER PRIMARY KEY)"
+SAVER = """
+import asyncio, sys
+from pathlib import Path
+from proxy.oci import Digest
+from proxy.rules import Place
+from proxy.store.base import Link
+from proxy.store.filesystem import Filesystem
+from proxy.store.records import SqliteRecords
+
+async def main():
+    records = SqliteRecords.open(Path(sys.argv[1]), Filesystem())
+    for n in range(10**6):
+        digest = Digest.of(b"%d" % n)
+        await records.save_links([Link(Place("a", "b"), digest, None, n)])
+        print(digest, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def record(checked: float = 2.0, digest: Digest = DIGEST) -> TagRecord:
+    descriptor = Descriptor(OCI_INDEX, digest, 10)
+    return TagRecord(descriptor=descriptor, first_seen=1.0, last_checked=checked, origin="https://registry.example")
+
+
+def link(n: int, media_type: str | None = None, place: Place = PLACE) -> Link:
+    return Link(place, Digest.of(b"%d" % n), media_type, n)
+
+
+@pytest.fixture
+async def records(tmp_path: Path) -> AsyncIterator[SqliteRecords]:
+    opened = SqliteRecords.open(tmp_path, Filesystem())
+    yield opened
+    await opened.close()
+
+
+async def reopened(folder: Path) -> SqliteRecords:
+    return await asyncio.to_thread(SqliteRecords.open, folder, Filesystem())
+
+
+async def test_what_was_never_saved_is_none(records: SqliteRecords) -> None:
+    """An unknown tag or link is None, and a new store has no place."""
+    assert await records.tag(PLACE, "latest") is None
+    assert await records.link(PLACE, DIGEST) is None
+    assert await records.tags(PLACE) == {}
+    assert await records.links(PLACE) == []
+    assert await records.places() == []
+
+
+async def test_a_tag_keeps_every_field(records: SqliteRecords, tmp_path: Path) -> None:
+    """A record comes back whole from memory, and from the disk after a restart."""
+    await records.save_tag(PLACE, "latest", record())
+    assert await records.tag(PLACE, "latest") == record()
+    await records.backup()
+    second = await reopened(tmp_path)
+    assert await second.tag(PLACE, "latest") == record()
+    await second.close()
+
+
+async def test_the_last_save_of_a_tag_wins(records: SqliteRecords) -> None:
+    """A tag has one record, in memory and on disk."""
+    for checked in (2.0, 3.0, 4.0):
+        await records.save_tag(PLACE, "latest", record(checked))
+    assert await records.tag(PLACE, "latest") == record(4.0)
+    assert await records.tags(PLACE) == {"latest": record(4.0)}
+
+
+async def test_places_are_apart(records: SqliteRecords) -> None:
+    """What one credential set was shown is unknown to another: the digest is held under a place, not at large."""
+    await records.save_tag(PRIVATE, "latest", record())
+    await records.save_links([link(1, place=PRIVATE)])
+    assert await records.tag(PLACE, "latest") is None
+    assert await records.link(PLACE, link(1).digest) is None
+    assert await records.places() == [PRIVATE]
+
+
+async def test_places_names_each_once(records: SqliteRecords) -> None:
+    """A place with tags and links is one place."""
+    await records.save_tag(PLACE, "latest", record())
+    await records.save_links([link(1), link(2), link(3, place=PRIVATE)])
+    assert sorted(await records.places(), key=str) == [PLACE, PRIVATE]
+
+
+async def test_a_dropped_tag_is_gone(records: SqliteRecords) -> None:
+    """Dropping is durable and leaves the other tags; dropping what is not here is nothing."""
+    await records.save_tag(PLACE, "latest", record())
+    await records.save_tag(PLACE, "1.27", record())
+    await records.drop_tag(PLACE, "latest")
+    await records.drop_tag(PLACE, "never")
+    assert await records.tag(PLACE, "latest") is None
+    assert await records.tags(PLACE) == {"1.27": record()}
+
+
+async def test_dropped_links_are_gone(records: SqliteRecords) -> None:
+    """Links are dropped one place at a time."""
+    await records.save_links([link(1), link(2), link(3), link(1, place=PRIVATE)])
+    await records.drop_links(PLACE, [link(1).digest, link(2).digest])
+    assert await records.link(PLACE, link(1).digest) is None
+    assert await records.links(PLACE) == [link(3)]
+    assert await records.link(PRIVATE, link(1).digest) == link(1, place=PRIVATE)
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["in memory", "on disk"])
+async def test_the_first_media_type_stays(records: SqliteRecords, tmp_path: Path, restart: bool) -> None:
+    """One digest is always answered with its first verified Content-Type (V06); an unknown one may become known."""
+    for media_type in (None, OCI_MANIFEST, OCI_INDEX, None):
+        await records.save_links([link(5, media_type)])
+    subject = await reopened(tmp_path) if restart else records
+    assert await subject.link(PLACE, link(5).digest) == link(5, OCI_MANIFEST)
+    assert await subject.links(PLACE) == [link(5, OCI_MANIFEST)]
+    if restart:
+        await subject.close()
+
+
+async def test_a_size_of_nothing_says_nothing(records: SqliteRecords) -> None:
+    """A link saved without a size takes one later, and does not lose it again."""
+    known = []
+    for size in (0, 70, 0):
+        await records.save_links([Link(PLACE, DIGEST, None, size)])
+        known.append(await records.link(PLACE, DIGEST))
+    assert known == [Link(PLACE, DIGEST, None, size) for size in (0, 70, 70)]
+    assert await records.links(PLACE) == [Link(PLACE, DIGEST, None, 70)]
+
+
+async def test_what_is_known_costs_no_write(tmp_path: Path) -> None:
+    """Saving a link that says nothing new does not touch the disk."""
+    database = Database(tmp_path / "records.sqlite", "", "FULL", Filesystem())
+    await database.close()
+    records = SqliteRecords.open(tmp_path, Filesystem())
+    await records.save_links([link(1, OCI_MANIFEST), link(2)])
+    before = (tmp_path / "records.sqlite-wal").stat().st_size
+    await records.save_links([link(1), link(1, OCI_MANIFEST), link(2), Link(PLACE, link(2).digest, None, 0)])
+    assert (tmp_path / "records.sqlite-wal").stat().st_size == before
+    await records.save_links([link(2, OCI_MANIFEST)])
+    assert (tmp_path / "records.sqlite-wal").stat().st_size > before
+    await records.close()
+
+
+async def test_a_known_record_needs_no_thread(records: SqliteRecords) -> None:
+    """What was saved or read lately is answered without leaving the event loop, also while the disk hangs."""
+    await records.save_tag(PLACE, "latest", record())
+    await records.save_links([link(1)])
+    for answer in (records.tag(PLACE, "latest"), records.link(PLACE, link(1).digest)):
+        with pytest.raises(StopIteration):
+            answer.send(None)
+
+
+async def test_what_was_read_is_remembered(records: SqliteRecords, tmp_path: Path) -> None:
+    """After a restart the first look goes to the disk, the second one to memory."""
+    await records.save_tag(PLACE, "latest", record())
+    await records.save_links([link(1)])
+    second = await reopened(tmp_path)
+    await second.tag(PLACE, "latest")
+    await second.link(PLACE, link(1).digest)
+    for answer in (second.tag(PLACE, "latest"), second.link(PLACE, link(1).digest)):
+        with pytest.raises(StopIteration):
+            answer.send(None)
+    await second.close()
+
+
+async def test_a_save_right_after_a_drop_is_kept(records: SqliteRecords) -> None:
+    """A drop and a save in flight together end as they were asked for: dropped, then here."""
+    await records.save_links([link(1)])
+    await asyncio.gather(
+        records.drop_links(PLACE, [link(1).digest]),
+        records.link(PLACE, link(1).digest),
+        records.save_links([link(1)]),
+    )
+    assert await records.link(PLACE, link(1).digest) == link(1)
+    assert await records.links(PLACE) == [link(1)]
+
+
+async def test_a_cancelled_caller_loses_no_write(records: SqliteRecords) -> None:
+    """A caller who leaves does not take the write back, and memory says the same as the disk."""
+    await records.save_tag(PLACE, "latest", record(2.0))
+    saving = Tasks().start(records.save_tag(PLACE, "latest", record(3.0)), name="saving")
+    dropping = Tasks().start(records.drop_tag(PLACE, "old"), name="dropping")
+    await asyncio.sleep(0)
+    for task in (saving, dropping):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await records.save_tag(PLACE, "other", record())
+    assert await records.tag(PLACE, "latest") == record(3.0)
+    assert (await records.tags(PLACE))["latest"] == record(3.0)
+
+
+async def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
+    """Every save that returned before SIGKILL is on disk, and the file opens without a repair (I10)."""
+
+    def save_and_kill() -> list[str]:
+        command = [sys.executable, "-c", SAVER, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            told = [child.stdout.readline().strip() for _ in range(50)]
+            child.kill()
+            return told + [line.strip() for line in child.stdout.readlines() if line.endswith("\n")]
+
+    told = await asyncio.to_thread(save_and_kill)
+    records = await reopened(tmp_path)
+    kept = {str(found.digest) for found in await records.links(Place("a", "b"))}
+    await records.close()
+    assert set(told) <= kept
+
+
+async def filled(folder: Path) -> None:
+    """A closed store of two tags and a link, with its backup."""
+    records = SqliteRecords.open(folder, Filesystem())
+    await records.save_tag(PLACE, "latest", record())
+    await records.save_links([link(1, OCI_MANIFEST)])
+    await records.close()
+
+
+def damage_middle(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[100 : len(data) - 200] = os.urandom(len(data) - 300)
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "deleted": lambda path: path.unlink(),
+    "emptied": lambda path: os.truncate(path, 0),
+    "cut short": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "no database": lambda path: path.write_bytes(b"not a database" * 1000),
+    "overwritten": damage_middle,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_damaged_records_are_restored_from_their_backup(tmp_path: Path, damage: str) -> None:
+    """A missing or broken file is replaced by its backup; the log says so, and names how old it is."""
+    await filled(tmp_path)
+    DAMAGE[damage](tmp_path / "records.sqlite")
+    (tmp_path / "records.sqlite-wal").write_bytes(b"the log of another file")
+    with capture_logs() as lines:
+        records = await reopened(tmp_path)
+    assert await records.tag(PLACE, "latest") == record()
+    assert await records.link(PLACE, link(1).digest) == link(1, OCI_MANIFEST)
+    await records.save_links([link(2)])
+    await records.close()
+    restored = [line for line in lines if line["event"].startswith("records restored from their backup")]
+    assert [line["backup_of"][:4].isdigit() for line in restored] == [True]
+
+
+@pytest.mark.parametrize("damage", ["no database", "overwritten"])
+async def test_without_a_whole_backup_records_start_empty(tmp_path: Path, damage: str) -> None:
+    """Both files broken: both are set aside for a person to look at, the log says so, the server starts."""
+    await filled(tmp_path)
+    DAMAGE[damage](tmp_path / "records.sqlite")
+    DAMAGE[damage](tmp_path / "records.backup.sqlite")
+    with capture_logs() as lines:
+        records = await reopened(tmp_path)
+    assert await records.places() == []
+    await records.close()
+    assert (tmp_path / "records.sqlite.broken").exists()
+    assert (tmp_path / "records.backup.sqlite.broken").exists()
+    assert [line["log_level"] for line in lines] == ["warning", "warning"]
+
+
+async def test_a_damaged_row_is_a_disk_fault(tmp_path: Path) -> None:
+    """A row that no longer holds a digest is trouble of ours, never told to a client as its own fault."""
+    await filled(tmp_path)
+    connection = sqlite3.connect(tmp_path / "records.sqlite")
+    connection.execute("UPDATE tags SET digest='sha256:00'")
+    connection.commit()
+    connection.close()
+    records = await reopened(tmp_path)
+    with pytest.raises(OSError, match="sha256 digest has 64"):
+        await records.tag(PLACE, "latest")
+    await records.close()
+
+
+async def test_an_unchanged_store_is_not_backed_up_again(records: SqliteRecords, tmp_path: Path) -> None:
+    """A backup costs a copy of the file, so nothing changed means nothing done."""
+    backup = tmp_path / "records.backup.sqlite"
+    await records.save_links([link(1)])
+    await records.backup()
+    first = backup.stat().st_ino
+    await records.backup()
+    assert backup.stat().st_ino == first
+    await records.save_links([link(2)])
+    await records.backup()
+    assert backup.stat().st_ino != first
+
+
+async def test_a_failed_backup_keeps_the_last_one(tmp_path: Path) -> None:
+    """A disk that fails at any step of the copy leaves the old backup whole, and the records in use."""
+    files = FaultyFilesystem()
+    records = SqliteRecords.open(tmp_path, files)
+    await records.save_links([link(0)])
+    await records.backup()
+    whole = 0
+    for n in range(1, 30):
+        await records.save_links([link(n)])
+        files.steps.clear()
+        files.at = n
+        try:
+            await records.backup()
+            whole += 1
+        except OSError:
+            pass
+        files.at = 0
+        check = sqlite3.connect(tmp_path / "records.backup.sqlite")
+        assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert check.execute("SELECT count(*) FROM links").fetchone()[0] >= 1
+        check.close()
+    assert whole >= 5
+    assert len(await records.links(PLACE)) == 30
+    await records.close()
+
+
+async def test_queued_writes_share_a_commit(tmp_path: Path) -> None:
+    """Saves that wait while the disk is busy are committed together."""
+    database = Database(tmp_path / "x.sqlite", TABLE, "FULL", Filesystem())
+    gate, statements = threading.Event(), []
+    await database.alone(lambda connection: connection.set_trace_callback(statements.append))
+    held = Tasks().start(database.alone(lambda _: gate.wait()), name="held")
+    saves = [
+        Tasks().start(
+            database.write(lambda connection, n=n: connection.execute("INSERT INTO t VALUES (?)", (n,))), name="save"
+        )
+        for n in range(100)
+    ]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(held, *saves)
+    assert statements.count("COMMIT") == 1
+    assert await database.read("SELECT count(*) FROM t") == [(100,)]
+    await database.close()
+
+
+async def test_one_failing_write_fails_alone(tmp_path: Path) -> None:
+    """Of writes that share a commit the good ones are kept and the bad one is told to its own caller."""
+    database = Database(tmp_path / "x.sqlite", TABLE, "FULL", Filesystem())
+    gate = threading.Event()
+    held = Tasks().start(database.alone(lambda _: gate.wait()), name="held")
+    saves = [
+        Tasks().start(
+            database.write(lambda connection, n=n: connection.execute("INSERT INTO t VALUES (?)", (n,))),
+            name="save",
+            report=False,
+        )
+        for n in (1, 2, 2, 3)
+    ]
+    await asyncio.sleep(0)
+    gate.set()
+    await held
+    ends = await asyncio.gather(*saves, return_exceptions=True)
+    assert [isinstance(end, OSError) for end in ends] == [False, False, True, False]
+    assert await database.read("SELECT n FROM t") == [(1,), (2,), (3,)]
+    await database.close()
