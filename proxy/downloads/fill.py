@@ -1,0 +1,180 @@
+"""One transfer's work: receive a blob into its part, through cuts and lies, verify it, and hand it to the store.
+
+Runs in the room's own task; its only word to the readers is the Transfer. Decisions:
+a cut after the first byte is resumed at the exact offset; resumes that gained bytes are free, three in a row without
+gain end it; a Range answer that lies is asked again from zero and the known bytes skipped; a wrong digest on a spliced
+or kept part means one fetch from zero before the upstream is blamed; a bad origin gives way to the next alternate.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+from proxy.downloads.appender import Appender
+from proxy.downloads.part import Part
+from proxy.downloads.transfer import Transfer
+from proxy.errors import (
+    CisternError,
+    UpstreamDenied,
+    UpstreamLied,
+    UpstreamNotFound,
+    UpstreamThrottled,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    WrongDigest,
+)
+from proxy.events import IntegrityFailed, TransferResumed
+from proxy.ground import Ground
+from proxy.rules import Source
+from proxy.upstream.base import BlobBody, Priority
+
+FRUITLESS_MAX: Final = 3
+OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
+
+
+class Fill:
+    """Fills one transfer's part until it is complete and verified; `part` is open from `start` to `close`."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        transfer: Transfer,
+        max_blob_bytes: int,
+        yield_to_clients: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._ground = ground
+        self._max_blob_bytes = max_blob_bytes
+        self._transfer = transfer
+        self._yield_to_clients = yield_to_clients
+        self._spliced = False  # the part holds bytes of more than one answer
+        self._ask_ranges = True
+        self.part: Part
+        self._appender: Appender
+
+    async def start(self) -> None:
+        """Open the part, keeping what an earlier process left of it. OSError: the disk refuses."""
+        transfer = self._transfer
+        self.part = await Part.open(self._ground.parts, transfer.digest, self._ground.threads)
+        hint = transfer.origins[0].size_hint
+        if self.part.frontier:
+            self._spliced = True
+            # At least one byte is asked for, so that the answer shows the origin to hold the blob.
+            if hint is not None and self.part.frontier >= hint:
+                await self.part.rewind(max(0, hint - 1))
+        transfer.show(self.part.share(), self.part.frontier)
+        self._appender = Appender(self.part, self._ground.tasks, self._grown)
+
+    async def run(self) -> None:
+        """Receive and verify; on return the part is whole and its digest confirmed. Raises UpstreamFault or OSError."""
+        while True:
+            try:
+                await self._receive_through_cuts()
+                await self._confirm()
+            except (UpstreamLied, UpstreamDenied, UpstreamNotFound) as error:
+                if not await self._try_again(error):
+                    raise
+            else:
+                return
+
+    async def _confirm(self) -> None:
+        await self._appender.caught_up()
+        if self.part.matches():
+            return
+        transfer = self._transfer
+        where = "resume" if self._spliced else "upstream"
+        self._ground.events.publish(IntegrityFailed(where, transfer.digest, transfer.origins[0].source.place))
+        raise WrongDigest(transfer.upstream, f"its bytes do not hash to {transfer.digest}")
+
+    async def _try_again(self, error: CisternError) -> bool:
+        """Whether one more fetch is due: from zero after a splice, or from the next alternate; prepares it."""
+        transfer = self._transfer
+        if isinstance(error, WrongDigest) and self._spliced:
+            self._spliced = False
+        elif len(transfer.origins) > 1:
+            transfer.origins.popleft()
+        else:
+            return False
+        await self._appender.caught_up()
+        transfer.restart(error)
+        await self.part.rewind(0)
+        return True
+
+    async def _receive_through_cuts(self) -> None:
+        fruitless = 0
+        while True:
+            before = self.part.frontier
+            try:
+                return await self._receive()
+            except OUTAGES as error:
+                if not self._transfer.opened:
+                    raise  # nothing was promised yet: the client gets the true status
+                fruitless = 0 if self.part.frontier > before else fruitless + 1
+                if fruitless >= FRUITLESS_MAX:
+                    raise
+                if fruitless:
+                    # Full jitter: many transfers cut by one fault must not come back in step.
+                    await self._ground.sleep(self._ground.rng() * 0.5 * 2**fruitless + (error.retry_after_s or 0.0))
+            self._spliced = self._spliced or self.part.frontier > 0
+            self._ground.events.publish(
+                TransferResumed(self._transfer.upstream, self._transfer.digest, self.part.frontier)
+            )
+
+    async def _receive(self) -> None:
+        """One answer of the upstream, to its end. Raises UpstreamUnavailable when that came too early."""
+        transfer, origin = self._transfer, self._transfer.origins[0]
+        async with AsyncExitStack() as stack:
+            body = await self._ask(stack, origin.source)
+            transfer_size = self._agreed_size(body, origin.size_hint)
+            if not transfer.opened:
+                transfer.open(transfer_size)
+            await self._pump(body)
+        if transfer.size is not None and self.part.frontier < transfer.size:
+            missing = transfer.size - self.part.frontier
+            raise UpstreamUnavailable(transfer.upstream, f"the body ended {missing} bytes short of {transfer.size}")
+
+    async def _ask(self, stack: AsyncExitStack, source: Source) -> BlobBody:
+        """The body from the frontier on. A Range answer that lies (another start, 416) is asked again from zero."""
+        offset = self.part.frontier if self._ask_ranges else 0
+        priority = Priority.CLIENT if self._transfer.readers else Priority.BACKGROUND
+        digest, upstreams = self._transfer.digest, self._ground.upstreams
+        try:
+            return await stack.enter_async_context(upstreams.get_blob(source, digest, offset=offset, priority=priority))
+        except UpstreamLied:
+            if not offset:
+                raise
+            self._ask_ranges = False
+        return await stack.enter_async_context(upstreams.get_blob(source, digest, priority=priority))
+
+    def _agreed_size(self, body: BlobBody, hint: int | None) -> int | None:
+        """The blob's size, if anybody told it; raises UpstreamLied when what is told does not agree."""
+        transfer = self._transfer
+        told = {size for size in (body.size, hint, transfer.size if transfer.opened else None) if size is not None}
+        if len(told) > 1:
+            raise UpstreamLied(
+                transfer.upstream, f"the blob's size is told as {' and as '.join(map(str, sorted(told)))}"
+            )
+        size = told.pop() if told else None
+        if size is not None and size > self._max_blob_bytes:
+            raise UpstreamLied(transfer.upstream, f"a blob of {size} bytes is larger than limits.max_blob")
+        if body.start > self.part.frontier:
+            raise UpstreamLied(transfer.upstream, f"it answered from byte {body.start}, asked for {self.part.frontier}")
+        return size
+
+    async def _pump(self, body: BlobBody) -> None:
+        """Receive and write side by side: while one batch is written and hashed, the next one is received."""
+        skip = self.part.frontier - body.start
+        limit = self._transfer.size if self._transfer.size is not None else self._max_blob_bytes
+        try:
+            async for chunk in body.chunks:
+                fresh, skip = chunk[skip:], max(0, skip - len(chunk))
+                if not fresh:
+                    continue
+                if self.part.frontier + self._appender.waiting + len(fresh) > limit:
+                    raise UpstreamLied(self._transfer.upstream, f"the body is longer than {limit} bytes")
+                await self._appender.feed(fresh)
+                await self._yield_to_clients()
+        finally:
+            await self._appender.flush()  # a cut upstream keeps what it gave: those bytes are not fetched again
+
+    def _grown(self) -> None:
+        self._transfer.grow(self.part.frontier)

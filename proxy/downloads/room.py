@@ -1,0 +1,140 @@
+"""Downloads in flight: one transfer per digest, any number of readers.
+
+Knows the store and a source of bytes; nothing of HTTP requests, rules or tags.
+Invariant: a digest is in the table exactly while its task runs; the blob is in the store, or its bad part deleted,
+before it leaves the table.
+"""
+
+import asyncio
+
+from proxy.downloads.bell import Bell
+from proxy.downloads.fill import Fill
+from proxy.downloads.transfer import Origin, Reader, Transfer
+from proxy.errors import BlobUnknown, CisternError, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound
+from proxy.events import BlobStored, NotStored
+from proxy.ground import Ground
+from proxy.log import logger
+from proxy.oci import Digest
+from proxy.store.base import Link
+
+log = logger("downloads")
+TRICKLE_S = 0.25  # how long a transfer without readers waits for busy ones before it reads once more
+
+
+class Downloads:
+    """The table of running transfers."""
+
+    def __init__(self, ground: Ground, *, max_blob_bytes: int) -> None:
+        self._ground = ground
+        self._max_blob_bytes = max_blob_bytes
+        self._running: dict[Digest, Transfer] = {}
+        self._calm = Bell()  # rings when a transfer with readers may have ended, or got its first reader
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def readers(self) -> int:
+        """How many clients read running transfers now."""
+        return sum(len(transfer.readers) for transfer in self._running.values())
+
+    async def idle(self) -> None:
+        """Wait until no transfer runs."""
+        while self._running:
+            await self._calm.wait()
+
+    def find(self, digest: Digest) -> Transfer | None:
+        return self._running.get(digest)
+
+    def join(self, digest: Digest, origin: Origin) -> Reader:
+        """Enter the transfer of `digest` as a reader, started now if none runs. Plain: no await between look and entry.
+
+        The caller has shown that `origin` holds the digest, unless it starts the transfer: then the answer shows it.
+        """
+        reader = Reader(self._enter(digest, origin))
+        self._calm.ring()
+        return reader
+
+    async def fill(self, digest: Digest, origin: Origin) -> None:
+        """Wait for the transfer of `digest` to its end, without reading; raises its error. Goes behind readers."""
+        await self._enter(digest, origin).finished()
+
+    def _enter(self, digest: Digest, origin: Origin) -> Transfer:
+        transfer = self._running.get(digest)
+        if transfer is None:
+            transfer = self._running[digest] = Transfer(digest, origin)
+            self._ground.tasks.start(self._run(transfer), name=f"transfer {digest}")
+        else:
+            transfer.offer(origin)
+        return transfer
+
+    async def _run(self, transfer: Transfer) -> None:
+        error: CisternError | None = TransferFailed(transfer.upstream, "the server is stopping")
+        try:
+            await self._fill(transfer)
+            error = None
+        except UpstreamNotFound as fault:
+            error = BlobUnknown(str(fault))
+        except CisternError as fault:
+            error = fault
+        except OSError as fault:
+            error = Overloaded(f"the cache's disk refuses: {fault.strerror or fault}", retry_after_s=5.0)
+        except Exception as fault:
+            error = TransferFailed(transfer.upstream, "an internal error; the log has its trace")
+            log.exception("a transfer failed", digest=str(transfer.digest), error=repr(fault))
+        finally:
+            del self._running[transfer.digest]
+            transfer.end(error)
+            self._calm.ring()
+            if error is not None:
+                self._not_stored(transfer, error)
+
+    async def _fill(self, transfer: Transfer) -> None:
+        # Two misses that do not overlap would otherwise fetch twice (groupcache explains it in `load`).
+        held = await self._ground.blobs.read(transfer.digest)
+        if held is not None:
+            transfer.show(held.file, held.size)
+            transfer.verify()
+            return
+        started = self._ground.monotonic()
+        fill = Fill(self._ground, transfer, self._max_blob_bytes, lambda: self._yield_to_clients(transfer))
+        await fill.start()
+        try:
+            await fill.run()
+            transfer.verify()  # nobody waits for the commit
+            await self._keep(transfer, fill, started)
+        except (UpstreamLied, UpstreamNotFound):
+            await fill.part.discard()
+            raise
+        finally:
+            fill.part.close()
+
+    async def _keep(self, transfer: Transfer, fill: Fill, started: float) -> None:
+        """Hand the verified part to the store. A disk that refuses is no fault of the readers: they have all bytes."""
+        place, size = transfer.origins[0].source.place, fill.part.frontier
+        try:
+            await self._ground.blobs.adopt(fill.part.path, transfer.digest, size)
+            await self._ground.records.save_links([Link(place, transfer.digest, None, size)])
+        except OSError as error:
+            self._ground.events.publish(NotStored(place, transfer.digest, "disk", str(error)))
+            await fill.part.discard()
+            return
+        self._ground.events.publish(BlobStored(place, transfer.digest, size, self._ground.monotonic() - started))
+
+    def _not_stored(self, transfer: Transfer, error: CisternError) -> None:
+        place = transfer.origins[0].source.place
+        self._ground.events.publish(NotStored(place, transfer.digest, error.reason, str(error)))
+
+    async def _yield_to_clients(self, transfer: Transfer) -> None:
+        """Without readers, go behind the transfers that have some; one read per TRICKLE_S keeps it alive."""
+        if transfer.readers or not self._busy():
+            return
+        try:
+            async with asyncio.timeout(TRICKLE_S):
+                while not transfer.readers and self._busy():
+                    await self._calm.wait()
+        except TimeoutError:
+            return
+
+    def _busy(self) -> bool:
+        return any(other.readers and not other.settled for other in self._running.values())

@@ -1,0 +1,182 @@
+"""One transfer in flight, as readers see it: a growing file, how far it may be sent, and how it ended.
+
+A transfer knows nothing of clients; a reader that is slow, late or gone changes nothing for it. It ends in one of two
+ways, told to every reader at once: `verified`, or `error`.
+Invariant: bytes within HOLD of the end leave only once the digest is confirmed, so no wrong body ever completes.
+"""
+
+import io
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.downloads.bell import Bell
+from proxy.errors import CisternError, TransferFailed
+from proxy.oci import Digest
+from proxy.rules import Source
+
+HOLD: Final = 64 << 10  # bytes at the end that wait for the digest (architecture: "holding back")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A place that holds the blob, or is about to show it. `size_hint` is what a manifest there says, in bytes."""
+
+    source: Source
+    size_hint: int | None = None
+
+
+class Transfer:
+    """The state of one transfer. Only the downloads room changes it; each change rings the bell."""
+
+    def __init__(self, digest: Digest, origin: Origin) -> None:
+        self.digest = digest
+        self.origins: deque[Origin] = deque([origin])
+        self.readers: set[Reader] = set()
+        self.bell = Bell()
+        self.opened = False  # the upstream answered, or the store had the blob: headers may leave
+        self.size: int | None = None
+        self.frontier = 0
+        self.verified = False
+        self.error: CisternError | None = None
+        self.ended = False  # the room is done with it: adopted, or failed
+        self._file: io.FileIO | None = None
+
+    @property
+    def upstream(self) -> str:
+        return self.origins[0].source.upstream
+
+    @property
+    def settled(self) -> bool:
+        return self.verified or self.error is not None
+
+    @property
+    def releasable(self) -> int:
+        """How many bytes from the start may leave now."""
+        if self.verified:
+            return self.frontier
+        end = self.frontier if self.size is None else self.size
+        return max(0, min(self.frontier, end - HOLD))
+
+    def offer(self, origin: Origin) -> None:
+        """Add an alternate, asked when the present origin turns out to be wrong or to refuse."""
+        if all(known.source != origin.source for known in self.origins):
+            self.origins.append(origin)
+
+    def show(self, file: io.FileIO, frontier: int) -> None:
+        """Give the file to read from; it is this transfer's to close, once it has settled and the last reader left."""
+        self._file, self.frontier = file, frontier
+
+    def open(self, size: int | None) -> None:
+        self.opened, self.size = True, size
+        self.bell.ring()
+
+    def grow(self, frontier: int) -> None:
+        self.frontier = frontier
+        self.bell.ring()
+
+    def restart(self, error: CisternError) -> None:
+        """Go back to zero: readers that already took bytes end with `error`, since what follows may not fit to them."""
+        self.frontier = 0
+        for reader in self.readers:
+            if reader.taken:
+                reader.error = error
+        self.bell.ring()
+
+    def verify(self) -> None:
+        """The digest is confirmed: every byte may leave."""
+        self.verified, self.opened, self.size = True, True, self.frontier
+        self.bell.ring()
+
+    def end(self, error: CisternError | None) -> None:
+        """The room is done with it; `error` unless it was verified before."""
+        self.ended = True
+        if not self.verified:
+            self.error = error
+        self.bell.ring()
+        self.release()
+
+    async def finished(self) -> None:
+        """Wait for the end without reading; raises the transfer's error."""
+        while not self.ended:
+            await self.bell.wait()
+        if self.error is not None:
+            raise self.error
+
+    def release(self) -> None:
+        if self._file is not None and self.settled and not self.readers:
+            self._file.close()
+            self._file = None
+
+    def share(self) -> io.FileIO:
+        """A file of its own for one reader: it outlives renaming and deletion, and is the reader's to close."""
+        if self._file is None:
+            raise RuntimeError("a reader asked for the file before the transfer opened")
+        return io.FileIO(os.dup(self._file.fileno()), "rb")
+
+
+class Reader:
+    """One client's view of a transfer, entered at creation. Close it always."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self.transfer = transfer
+        self.error: CisternError | None = None
+        self.taken = False  # bytes may have left: a restart from zero would splice
+        self._file: io.FileIO | None = None
+        transfer.readers.add(self)
+        transfer.bell.ring()  # a transfer that runs behind clients goes ahead now
+
+    async def opened(self) -> int | None:
+        """Wait until headers may leave: the blob's size in bytes, None if the upstream did not tell it.
+
+        Raises the transfer's own error while nothing was sent, so that the client gets its true status. A blob of at
+        most HOLD bytes waits for its digest here: a wrong one is a true 502.
+        """
+        transfer = self.transfer
+        while True:
+            if transfer.error is not None:
+                raise transfer.error
+            small = transfer.size is not None and transfer.size <= HOLD
+            if transfer.verified or (transfer.opened and not small):
+                return transfer.size
+            await transfer.bell.wait()
+
+    async def whole(self) -> int:
+        """Wait until the blob is verified; its size in bytes. Raises the transfer's error."""
+        while not self.transfer.verified:
+            if self.transfer.error is not None:
+                raise self.transfer.error
+            await self.transfer.bell.wait()
+        return self.transfer.frontier
+
+    async def ready(self, offset: int) -> int:
+        """Wait until bytes at `offset` may leave; returns where they end for now, or `offset` itself at the blob's end.
+
+        Raises TransferFailed when they never will: the client's connection must then be dropped.
+        """
+        transfer = self.transfer
+        while True:
+            if (error := self.error or transfer.error) is not None:
+                raise TransferFailed(transfer.upstream, f"the transfer ended early: {error}") from error
+            if offset < transfer.releasable:
+                self.taken = True
+                return transfer.releasable
+            if transfer.verified:
+                return offset
+            await transfer.bell.wait()
+
+    @property
+    def file(self) -> io.FileIO:
+        """The file to send from, opened at first use: only an opened transfer has one."""
+        if self._file is None:
+            self._file = self.transfer.share()
+        return self._file
+
+    def close(self) -> None:
+        self.transfer.readers.discard(self)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self.transfer.bell.ring()
+        self.transfer.release()
