@@ -27,6 +27,12 @@ class Flights(Generic[Key, Value]):
     def running(self, key: Key) -> bool:
         return key in self._running
 
+    async def landed(self) -> None:
+        """Wait until no call runs; their errors are their callers'."""
+        while self._running:
+            await asyncio.wait(list(self._running.values()))
+            await asyncio.sleep(0)  # they leave the table one turn after they end
+
     async def fly(self, key: Key, call: Callable[[], Awaitable[Value]]) -> Value:
         """The result of the running call for `key`, started now if there is none; its error reaches every caller.
 

@@ -50,8 +50,10 @@ def _plain(value: Any, longest: int) -> bool | int | float | str | None:
     if len(text) > longest:
         # Of a trace the end is kept: that is where the error stands.
         text = text[:longest] + "…" if longest == FIELD_MAX else "…" + text[-longest:]
-    # Header bytes that are not UTF-8 arrive as lone surrogates, which no encoder takes.
-    return text.encode(errors="backslashreplace").decode()
+    if text.isprintable():
+        return text
+    # The JSON encoder escapes control characters of ASCII only, and takes no lone surrogate (a header's bad byte).
+    return "".join(c if c < "\x7f" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def escaped(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

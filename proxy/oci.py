@@ -200,7 +200,7 @@ def _unequal_keys(pairs: list[tuple[str, Any]]) -> None:
 def _media_type(document: dict[str, Any], header: str | None) -> str:
     if "manifests" in document and ("layers" in document or "config" in document):
         raise ManifestAmbiguous("both an index and an image: it has manifests and layers")
-    if document.get("schemaVersion") != 2 and header not in MANIFEST_TYPES:
+    if document.get("schemaVersion") != 2 and OCI_ARTIFACT not in (header, document.get("mediaType")):
         raise ManifestAmbiguous("schemaVersion is not 2")
     inside = document.get("mediaType")
     if inside is not None and not isinstance(inside, str):

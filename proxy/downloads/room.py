@@ -73,8 +73,9 @@ class Downloads:
         try:
             await self._fill(transfer)
             error = None
-        except UpstreamNotFound as fault:
-            error = BlobUnknown(str(fault))
+        except UpstreamNotFound:
+            source = transfer.origins[0].source
+            error = BlobUnknown(f"{source.upstream} has no blob {transfer.digest} in {source.repository}")
         except CisternError as fault:
             error = fault
         except OSError as fault:

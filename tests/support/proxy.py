@@ -1,6 +1,7 @@
 """The whole proxy in this process, on a real socket: what journeys and crowds pull through."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from proxy.config import Address, parse
 from proxy.exchange import Exchange
 from proxy.oci import Digest
 from proxy.server.listen import Listener, listen
-from tests.support.clock import Clock
+from proxy.upstream.dialler import Resolver
 from tests.support.images import Blob
 from tests.support.pulling import Pulling
 from tests.support.site import Site
@@ -98,10 +99,12 @@ def config_text(cache: Path, upstream: Site | str, extra: str = "", **upstream_k
 
 
 @asynccontextmanager
-async def running(text: str, clock: Callable[[], float] | None = None, **world: Any) -> AsyncIterator[Proxy]:
-    """A proxy with this config. `clock` stands for the time of day."""
+async def running(
+    text: str, clock: Callable[[], float] = time.time, resolver: Resolver | None = None
+) -> AsyncIterator[Proxy]:
+    """A proxy with this config. `clock` stands for the time of day, `resolver` for name look-ups."""
     config = parse(text, "test.yaml", {})
-    given = World(**({"clock": clock} if clock is not None else {}), **world)
+    given = World(clock=clock, resolver=resolver)
     exchanges: list[Exchange] = []
     async with open_rooms(config, given) as rooms:
         handler = registry_of(rooms, AlwaysReady(), exchanges.append)
@@ -114,7 +117,7 @@ async def running(text: str, clock: Callable[[], float] | None = None, **world: 
 
 @asynccontextmanager
 async def proxied(
-    cache: Path, upstream: Site | str, clock: Clock | None = None, extra: str = "", **upstream_keys: object
+    cache: Path, upstream: Site | str, clock: Callable[[], float] = time.time, extra: str = "", **upstream_keys: object
 ) -> AsyncIterator[Proxy]:
     """A proxy in front of one upstream."""
     async with running(config_text(cache, upstream, extra, **upstream_keys), clock) as proxy:

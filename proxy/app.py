@@ -1,0 +1,117 @@
+"""Builds every room once, in dependency order, and closes it in reverse. No room builds its neighbours."""
+
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from proxy.config import Config
+from proxy.downloads.room import Downloads
+from proxy.events import Events
+from proxy.exchange import Exchange
+from proxy.ground import Ground
+from proxy.hydrate import Hydrate
+from proxy.listings import Listings
+from proxy.log import logger
+from proxy.manifests import Manifests
+from proxy.pull import Pull
+from proxy.rules import Rules
+from proxy.server.registry import Probes, Registry
+from proxy.store.opened import Disk, open_disk
+from proxy.tags import Tags
+from proxy.tasks import Tasks
+from proxy.upstream.client import Clients
+from proxy.upstream.dialler import Resolver
+
+log = logger("app")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What differs between a server and a test: time, chance, names and environment."""
+
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    rng: Callable[[], float] = random.random
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    resolver: Resolver | None = None
+
+
+@dataclass(slots=True)
+class Rooms:
+    """Every room of a running server."""
+
+    config: Config
+    rules: Rules
+    events: Events
+    tasks: Tasks
+    disk: Disk
+    upstreams: Clients
+    downloads: Downloads
+    manifests: Manifests
+    tags: Tags
+    pull: Pull
+    listings: Listings
+    hydrate: Hydrate
+    world: World
+
+
+@asynccontextmanager
+async def open_rooms(config: Config, world: World | None = None) -> AsyncIterator[Rooms]:
+    """Open the rooms behind the edge. Raises StoreBusy, StoreRefused, ConfigInvalid or OSError."""
+    world = world or World()
+    async with AsyncExitStack() as stack:
+        events, rules = Events(), Rules(config)
+        disk = await stack.enter_async_context(open_disk(config.cache.directory))
+        tasks = Tasks()
+        upstreams = await stack.enter_async_context(
+            Clients(
+                config,
+                tasks,
+                clock=world.clock,
+                monotonic=world.monotonic,
+                environ=world.environ,
+                resolver=world.resolver,
+                on_request=events.publish,
+            )
+        )
+        stack.push_async_callback(tasks.stop)
+        ground = Ground(
+            blobs=disk.blobs,
+            records=disk.records,
+            index=disk.index,
+            parts=disk.parts,
+            threads=disk.threads,
+            upstreams=upstreams,
+            tasks=tasks,
+            events=events,
+            clock=world.clock,
+            monotonic=world.monotonic,
+            rng=world.rng,
+        )
+        downloads = Downloads(ground, max_blob_bytes=config.limits.max_blob_bytes)
+        manifests = Manifests(ground)
+        tags = Tags(ground, manifests)
+        pull = Pull(ground, downloads, manifests, tags, blocked=frozenset(config.block))
+        listings = Listings(ground, manifests)
+        hydrate = Hydrate(ground, pull, manifests, rules.route_in, concurrency=config.hydrate.concurrency)
+        tasks.start(hydrate.listen(), name="hydrate: listen")
+        tasks.start(hydrate.run(), name="hydrate: run")
+        yield Rooms(
+            config, rules, events, tasks, disk, upstreams, downloads, manifests, tags, pull, listings, hydrate, world
+        )
+
+
+def registry_of(rooms: Rooms, probes: Probes, observe: Callable[[Exchange], None]) -> Registry:
+    """The registry address's handler over the rooms."""
+    return Registry(
+        rooms.config.registry.name,
+        lambda: rooms.rules,
+        rooms.pull,
+        rooms.listings,
+        probes,
+        rooms.disk.threads,
+        observe=observe,
+    )

@@ -1,0 +1,174 @@
+"""The commands that ask a running server: `explain`, `images`, `usage`, `status`, `refresh`, `evict`."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final
+
+import typer
+
+from proxy.cli import tables
+from proxy.cli.failures import FAILED, WRONG_USE, CommandFailed, printable
+from proxy.cli.options import Admin, AsJson, ConfigFile
+from proxy.cli.server import Server
+from proxy.errors import ClientFault
+
+Reference = Annotated[str, typer.Argument(help="docker.io/library/nginx:1.27, nginx, HOST:PORT/NAME@DIGEST …")]
+MaybeReference = Annotated[
+    str | None, typer.Argument(help="A repository, or one of its tags or digests; none: every image.")
+]
+LARGEST: Final = 10  # images that `usage` names
+SHORT: Final = 19  # characters of a digest in a table: enough to tell it apart, and to find it again
+
+
+def enter(app: typer.Typer) -> None:
+    """Give the commands to the app."""
+    for command in (explain, images, usage, status, refresh, evict):
+        app.command()(command)
+
+
+def explain(reference: Reference, as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> None:
+    """What a pull would do and what is here; if it would fail, why, and what to do about it."""
+    named = _checked(reference)
+    told = Server.find(admin, config).get("/api/v1/explain", {"reference": named})
+    if as_json:
+        tables.show_json(told)
+        return
+    for line in told["text"]:
+        typer.echo("".join(letter if letter.isprintable() else " " for letter in line))
+
+
+def images(
+    reference: MaybeReference = None, as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None
+) -> None:
+    """Which images are here, how complete, how big, when last used."""
+    query = {} if reference is None else {"reference": _checked(reference)}
+    found = _listed(Server.find(admin, config).get("/api/v1/images", query), "images")
+    if as_json:
+        tables.show_json(found)
+        return
+    now = time.time()
+    headings = ("IMAGE", "TAGS", "DIGEST", "PLATFORMS", "HERE", "OWN", "SHARED", "USED", "CHECKED")
+    tables.show(headings, [_image_row(image, now) for image in found])
+
+
+def _image_row(image: Mapping[str, Any], now: float) -> tuple[str, ...]:
+    platforms = [item["platform"] or item["digest"][:SHORT] for item in image["platforms"] if item["here"]]
+    return (
+        image["repository"],
+        ", ".join(image["tags"]) or "-",
+        image["digest"][:SHORT],
+        ", ".join(platforms) or "-",
+        _completeness(image),
+        tables.size(image["own_bytes"]),
+        tables.size(image["shared_bytes"]),
+        tables.age(image["last_used"], now),
+        tables.age(image["last_checked"], now),
+    )
+
+
+def _completeness(image: Mapping[str, Any]) -> str:
+    if image["complete"]:
+        return "whole"
+    if not image["manifest_here"]:
+        return "tag only"
+    if image["platforms"] and not any(item["here"] for item in image["platforms"]):
+        return "index only"
+    return f"{image['blobs_present']} of {image['blobs_total']} blobs"
+
+
+def usage(as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> None:
+    """How much is kept, by upstream, rule and image."""
+    told = Server.find(admin, config).get("/api/v1/usage")
+    if as_json:
+        tables.show_json(told)
+        return
+    rows = [("kept", tables.size(told["bytes"]), str(told["blobs"]))]
+    rows += [("of which no image uses", tables.size(told["unused_bytes"]), str(told["unused_blobs"]))]
+    rows += [("unfinished", tables.size(told["parts_bytes"]), "-")]
+    rows += [("limit", tables.size(told["limit_bytes"]), "-"), ("disk free", tables.size(told["free_bytes"]), "-")]
+    tables.show(("", "BYTES", "BLOBS"), rows)
+    for kind in ("upstreams", "rules"):
+        typer.echo()
+        shares = [(share["name"], tables.size(share["bytes"]), str(share["blobs"])) for share in told[kind]]
+        tables.show((kind.removesuffix("s").upper(), "BYTES", "BLOBS"), shares)
+    typer.echo()
+    largest = [
+        (image["reference"], tables.size(image["own_bytes"]), tables.size(image["shared_bytes"]))
+        for image in told["images"][:LARGEST]
+    ]
+    tables.show(("LARGEST IMAGE", "OWN", "SHARED"), largest)
+
+
+def status(as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> int:
+    """The server's health, part by part. Exit code 1 if it is failing."""
+    told = Server.find(admin, config).get("/health", also=(503,))
+    if as_json:
+        tables.show_json(told)
+    else:
+        tables.show(("PART", "STATUS", "ABOUT"), [("server", str(told.get("status")), ""), *_parts("", told)])
+    return FAILED if told.get("status") == "failing" else 0
+
+
+def _parts(name: str, told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Every part below, however deep: what has a status of its own is one."""
+    for key, value in told.items():
+        if not isinstance(value, dict):
+            continue
+        path = f"{name} {key}".strip()
+        if "status" in value:
+            facts = [f"{fact}={shown}" for fact, shown in value.items() if _is_fact(fact, shown)]
+            why = [value["why"]] if value.get("why") else []
+            yield path, str(value["status"]), "; ".join([*why, *facts])
+        yield from _parts(path, value)
+
+
+def _is_fact(name: str, value: Any) -> bool:
+    return name not in ("status", "why") and value is not None and not isinstance(value, dict | list)
+
+
+def refresh(reference: Reference, as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> None:
+    """Check a tag upstream now."""
+    named = _checked(reference)
+    told = Server.find(admin, config).post("/api/v1/refresh", {"reference": named})
+    if as_json:
+        tables.show_json(told)
+        return
+    typer.echo(printable(f"{named} is {told.get('digest')}: {_news(told)}"))
+
+
+def _news(told: Mapping[str, Any]) -> str:
+    if "moved" in told:
+        return "moved" if told["moved"] else "unchanged"
+    return "checked"
+
+
+def evict(reference: Reference, as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> None:
+    """Drop an image: its tag, and the content that no other image uses."""
+    named = _checked(reference)
+    told = Server.find(admin, config).post("/api/v1/evict", {"reference": named})
+    if as_json:
+        tables.show_json(told)
+        return
+    gone = f"{told['manifests']} manifests and {told['blobs']} blobs, {tables.size(told['bytes'])}"
+    if not told["manifests"]:
+        gone = "another tag or image still uses its content" if told["tags"] else "nothing of it was stored"
+    typer.echo(printable(f"evicted {named}: {gone}"))
+
+
+def _checked(reference: str) -> str:
+    """A reference that can be one, as it was written; wrong use otherwise."""
+    from proxy.reference import parse
+
+    try:
+        parse(reference)
+    except ClientFault as cause:
+        raise CommandFailed(str(cause), WRONG_USE) from cause
+    return reference.strip()
+
+
+def _listed(told: Any, key: str) -> list[Any]:
+    """The list itself, or the one under `key`."""
+    found = told.get(key) if isinstance(told, dict) else told
+    if not isinstance(found, list):
+        raise CommandFailed(f"the server's answer holds no {key}: is it of another version?")
+    return found

@@ -1,0 +1,196 @@
+"""What a pull of a reference would do: rule, upstream, credentials, what is here, and one HEAD upstream to be sure.
+
+Looks only: no record, no blob and no link changes by it. Secrets are tried, never shown.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from proxy.config import SecretUnavailable
+from proxy.errors import CisternError, Denied, NameInvalid, NameUnknown, UpstreamTimeout
+from proxy.explain.diagnosis import diagnose
+from proxy.explain.facts import (
+    AskedFacts,
+    EndpointFacts,
+    Explanation,
+    HeldFacts,
+    RouteFacts,
+    TagFacts,
+    Verdict,
+    judge_pull,
+)
+from proxy.freshness import TagRecord, judge
+from proxy.ground import Ground
+from proxy.holdings import Holdings
+from proxy.log import public_url
+from proxy.oci import Digest
+from proxy.reference import LATEST, parse
+from proxy.rules import Route, Rules
+from proxy.upstream.base import ManifestHead
+
+ASK_WITHIN_S: Final = 5.0
+MISSING_MAX: Final = 10  # missing digests named
+
+
+class Circuit(Protocol):
+    @property
+    def state(self) -> str: ...
+
+
+class AnEndpoint(Protocol):
+    @property
+    def origin(self) -> str: ...
+    @property
+    def breaker(self) -> Circuit: ...
+
+
+class Credential(Protocol):
+    def secret(self) -> str:
+        """The password; raises SecretUnavailable."""
+
+
+class Explain:
+    """Explanations. `endpoints` are those of an upstream; `ask_within_s` bounds the wait for its answer."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        holdings: Holdings,
+        rules: Callable[[], Rules],
+        endpoints: Callable[[str], Sequence[AnEndpoint]],
+        *,
+        credentials: Mapping[str, Credential],
+        blocked: frozenset[Digest],
+        ask_within_s: float = ASK_WITHIN_S,
+    ) -> None:
+        self._holdings = holdings
+        self._rules = rules
+        self._endpoints = endpoints
+        self._credentials = credentials
+        self._blocked = blocked
+        self._ask_within_s = ask_within_s
+        self._records = ground.records
+        self._upstreams = ground.upstreams
+        self._threads = ground.threads
+        self._clock = ground.clock
+
+    async def explain(self, text: str) -> Explanation:
+        """Explain a pull of a reference. Raises NameInvalid, TagInvalid or DigestInvalid for what is none."""
+        named = parse(text)
+        target = LATEST if named.target is None else named.target
+        try:
+            route = self._rules().route(named.name, namespace=named.namespace)
+        except (NameUnknown, NameInvalid, Denied) as error:
+            return Explanation(reference=str(named), verdict=Verdict.FAILS, problem=diagnose(error))
+        route_facts = await self._route_facts(route)
+        record = await self._records.tag(route.place, target) if isinstance(target, str) else None
+        head, failure = await self._ask(route, target)
+        wanted = _digest_of(target, record, head)
+        held = None if wanted is None else await self._held(route, wanted)
+        freshness = None if record is None else judge(record, route.tags, self._clock())
+        refusal = self._refusal(wanted)
+        verdict = judge_pull(route.tags, freshness, held, failure, by_tag=isinstance(target, str))
+        failed = refusal or (failure if verdict in (Verdict.FAILS, Verdict.PARTLY, Verdict.STALE) else None)
+        return Explanation(
+            reference=str(named),
+            verdict=verdict if refusal is None else Verdict.FAILS,
+            route=route_facts,
+            tag=self._tag_facts(route, str(target), record),
+            held=held,
+            asked=_asked_facts(head, failure),
+            problem=None if failed is None else diagnose(failed, route),
+        )
+
+    async def _ask(self, route: Route, target: str | Digest) -> tuple[ManifestHead | None, CisternError | None]:
+        """What the upstream says of it, or why it says nothing."""
+        try:
+            async with asyncio.timeout(self._ask_within_s):
+                return await self._upstreams.head_manifest(route.source, target), None
+        except TimeoutError:
+            return None, UpstreamTimeout(route.source.upstream, f"no answer within {self._ask_within_s:g} s")
+        except CisternError as error:
+            return None, error
+
+    def _refusal(self, digest: Digest | None) -> CisternError | None:
+        return Denied(f"{digest} is on the block list of this cache") if digest in self._blocked else None
+
+    async def _route_facts(self, route: Route) -> RouteFacts:
+        source = route.source
+        known = {public_url(endpoint.origin): endpoint.breaker.state for endpoint in self._endpoints(source.upstream)}
+        if source.endpoint is not None:
+            pinned = public_url(source.endpoint)
+            known = {pinned: known.get(pinned, "closed")}
+        return RouteFacts(
+            rule=route.rule,
+            upstream=source.upstream,
+            repository=source.repository,
+            credentials=source.credentials,
+            credentials_trouble=await self._trouble(source.credentials),
+            public=route.public,
+            # As the upstream room takes them: in the order of the config, those with an open circuit last.
+            endpoints=tuple(
+                EndpointFacts(url, circuit)
+                for url, circuit in sorted(known.items(), key=lambda endpoint: endpoint[1] == "open")
+            ),
+            pinned=source.endpoint is not None,
+        )
+
+    async def _trouble(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        if name not in self._credentials:
+            return "no credentials of that name are configured"
+        try:
+            await self._threads.disk(self._credentials[name].secret)
+        except SecretUnavailable as error:
+            return str(error)
+        return None
+
+    def _tag_facts(self, route: Route, tag: str, record: TagRecord | None) -> TagFacts | None:
+        if record is None:
+            return None
+        now = self._clock()
+        return TagFacts(
+            tag=tag,
+            digest=str(record.descriptor.digest),
+            freshness=judge(record, route.tags, now).value,
+            checked_ago_s=max(0.0, now - record.last_checked),
+            first_seen=record.first_seen,
+            origin=public_url(record.origin),
+        )
+
+    async def _held(self, route: Route, digest: Digest) -> HeldFacts | None:
+        image = await self._holdings.image(route.place, digest)
+        if image is None:
+            return None
+        blobs = {part.digest for held in image.manifests.values() for part in held.parts if not part.is_manifest}
+        here = await self._holdings.sizes(blobs)
+        missing = sorted(str(blob) for blob in blobs if blob not in here)
+        platforms = [part for part in image.parts if part.is_manifest]
+        present = [part.platform or str(part.digest) for part in platforms if part.digest in image.manifests]
+        manifest_here = digest in image.manifests
+        return HeldFacts(
+            digest=str(digest),
+            media_type=image.media_type,
+            manifest_here=manifest_here,
+            blobs_present=len(here),
+            blobs_total=len(blobs),
+            missing=tuple(missing[:MISSING_MAX]),
+            platforms=tuple(present),
+            is_whole=manifest_here and not missing and bool(present or not platforms),
+        )
+
+
+def _digest_of(target: str | Digest, record: TagRecord | None, head: ManifestHead | None) -> Digest | None:
+    """The image that the pull would be about: what is recorded, else what the upstream says."""
+    if isinstance(target, Digest):
+        return target
+    if record is not None:
+        return record.descriptor.digest
+    return head.digest if head is not None else None
+
+
+def _asked_facts(head: ManifestHead | None, error: CisternError | None) -> AskedFacts:
+    digest = None if head is None or head.digest is None else str(head.digest)
+    return AskedFacts(digest, None if error is None else str(error))

@@ -1,0 +1,247 @@
+"""What each place holds, told by its links and the manifests themselves: images, their content, and who shares it.
+
+Reads records and manifest bodies, never the index: what is evicted by this must be right even where the index was
+lost. Invariant: a manifest that cannot be read counts as one without children, and is itself still held.
+"""
+
+import io
+import json
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cachetools import LRUCache
+
+from proxy.errors import Denied, NameUnknown
+from proxy.freshness import TagRecord
+from proxy.ground import Ground
+from proxy.log import logger
+from proxy.oci import INDEX_TYPES, Digest, ManifestAmbiguous, parse_manifest
+from proxy.reference import ClientReference
+from proxy.rules import Place, Rules
+from proxy.store.base import Link
+
+log = logger("holdings")
+CONTENTS_MAX: Final = 20_000  # manifests whose children are kept in memory, about 1 KB each
+BODY_MAX: Final = 64 << 20  # more than any `max_manifest`: what is larger is no manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One child of a manifest. `platform` is `os/architecture[/variant]`, for the manifests of an index."""
+
+    digest: Digest
+    size: int
+    is_manifest: bool
+    platform: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A manifest's own size in bytes and its children; those that no registry serves (foreign layers) left out."""
+
+    size: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldImage:
+    """One image of one place: what its tags name, or a manifest that no tag and no index of this place names.
+
+    `manifests` are all of it that this place holds, itself first, with their children; `media_type` is its own.
+    """
+
+    place: Place
+    digest: Digest
+    media_type: str
+    tags: Mapping[str, TagRecord] = field(default_factory=dict)
+    manifests: Mapping[Digest, Contents] = field(default_factory=dict)
+
+    @property
+    def is_index(self) -> bool:
+        return self.media_type in INDEX_TYPES
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Its children, in order; none if its manifest is not here."""
+        held = self.manifests.get(self.digest)
+        return () if held is None else held.parts
+
+    def reach(self) -> dict[Digest, int]:
+        """Everything that belongs to it, itself included, with the sizes that its manifests tell."""
+        found = {self.digest: 0}
+        for digest, contents in self.manifests.items():
+            found[digest] = contents.size
+            for part in contents.parts:
+                found.setdefault(part.digest, part.size)
+        return found
+
+
+class Holdings:
+    """The images of every place."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._records = ground.records
+        self._store = ground.blobs
+        self._threads = ground.threads
+        self._contents: LRUCache[Digest, Contents] = LRUCache(CONTENTS_MAX)
+
+    async def places(self) -> list[Place]:
+        """Every place with a tag or a link, in a fixed order."""
+        return sorted(await self._records.places(), key=lambda place: (place.scope, place.repository))
+
+    async def images(self) -> AsyncIterator[HeldImage]:
+        """Every image of every place."""
+        for place in await self.places():
+            for image in await self.images_of(place):
+                yield image
+
+    async def images_of(self, place: Place) -> list[HeldImage]:
+        """The images of one place: those with tags by tag, then those without."""
+        tags: dict[Digest, dict[str, TagRecord]] = {}
+        for tag, record in sorted((await self._records.tags(place)).items()):
+            tags.setdefault(record.descriptor.digest, {})[tag] = record
+        manifests = {link.digest: link for link in await self._records.links(place) if link.media_type is not None}
+        contents = {link.digest: held for link in manifests.values() if (held := await self.contents(link)) is not None}
+        named = {part.digest for held in contents.values() for part in held.parts if part.is_manifest}
+        untagged = [digest for digest in manifests if digest not in tags and digest not in named]
+        return [
+            HeldImage(
+                place=place,
+                digest=digest,
+                media_type=_media_type(manifests.get(digest), tags.get(digest, {})),
+                tags=tags.get(digest, {}),
+                manifests=_reachable(digest, contents),
+            )
+            for digest in (*tags, *sorted(untagged, key=str))
+        ]
+
+    async def image(self, place: Place, digest: Digest) -> HeldImage | None:
+        """One manifest of a place with all below it, whatever names it; None if the place does not hold it."""
+        links: dict[Digest, Link] = {}
+        contents: dict[Digest, Contents] = {}
+        waiting = [digest]
+        while waiting:
+            link = await self._records.link(place, waiting.pop())
+            if link is None or link.media_type is None or link.digest in links:
+                continue
+            links[link.digest] = link
+            held = await self.contents(link)
+            if held is not None:
+                contents[link.digest] = held
+                waiting += [part.digest for part in held.parts if part.is_manifest]
+        if digest not in links:
+            return None
+        return HeldImage(place, digest, _media_type(links[digest], {}), {}, _reachable(digest, contents))
+
+    async def contents(self, link: Link) -> Contents | None:
+        """What a linked manifest holds, None if it is not here or cannot be read."""
+        digest = link.digest
+        known = self._contents.get(digest)
+        if known is not None and await self._store.stat(digest) is not None:
+            return known
+        try:
+            body = await self._read(digest)
+        except OSError as error:
+            log.warning("a stored manifest cannot be read", digest=str(digest), error=str(error))
+            return None
+        if body is None:
+            return None
+        try:
+            found = self._contents[digest] = _contents_of(body, link.media_type)
+        except ManifestAmbiguous as error:
+            log.warning("a stored manifest makes no sense", digest=str(digest), error=str(error))
+            return Contents(len(body), ())
+        return found
+
+    async def _read(self, digest: Digest) -> bytes | None:
+        opened = await self._store.read(digest)
+        if opened is None:
+            return None
+        try:
+            return await self._threads.disk(_read_at_most, opened.file, BODY_MAX)
+        finally:
+            opened.close()
+
+    async def sizes(self, digests: Collection[Digest] | None = None) -> dict[Digest, int]:
+        """The stored ones of `digests` with their sizes in bytes; of everything stored for None, in one pass."""
+        if digests is None:
+            return {stored.digest: stored.size async for stored in self._store.list()}
+        found = {digest: await self._store.stat(digest) for digest in digests}
+        return {digest: size for digest, size in found.items() if size is not None}
+
+    async def links(self, place: Place) -> Sequence[Link]:
+        """Everything that a place is known to hold, manifests and blobs."""
+        return await self._records.links(place)
+
+    async def places_named(self, rules: Rules, reference: ClientReference) -> list[Place]:
+        """The places that a reference means: where a pull of it leads; where no pull may lead (any more), the places
+        of that upstream and repository, so that what a new rule denies can still be seen and evicted.
+
+        Raises NameInvalid, NameUnknown or Denied if nothing of that name is here either.
+        """
+        try:
+            return [rules.route(reference.name, namespace=reference.namespace).place]
+        except (NameUnknown, Denied):
+            found = [place for place in await self.places() if plain_name(place) == reference.repository]
+            if not found:
+                raise
+            return found
+
+
+def plain_name(place: Place) -> str:
+    """`UPSTREAM/REPOSITORY`: a place without its credentials."""
+    return f"{upstream_of(place)}/{place.repository}"
+
+
+def upstream_of(place: Place) -> str:
+    """The upstream of a place, whichever credentials see it."""
+    return place.scope.partition("|")[0]
+
+
+def _read_at_most(file: io.FileIO, limit: int) -> bytes:
+    return file.read(limit) or b""
+
+
+def _media_type(link: Link | None, tags: Mapping[str, TagRecord]) -> str:
+    if link is not None and link.media_type is not None:
+        return link.media_type
+    return next(iter(tags.values())).descriptor.media_type
+
+
+def _reachable(root: Digest, contents: Mapping[Digest, Contents]) -> dict[Digest, Contents]:
+    """The manifests below `root` that are here, `root` first. An index may name itself, or be named twice."""
+    found: dict[Digest, Contents] = {}
+    waiting = [root]
+    while waiting:
+        digest = waiting.pop()
+        if digest in found or digest not in contents:
+            continue
+        found[digest] = contents[digest]
+        waiting += [part.digest for part in contents[digest].parts if part.is_manifest]
+    return found
+
+
+def _contents_of(body: bytes, media_type: str | None) -> Contents:
+    children = parse_manifest(body, media_type).children
+    platforms = _platforms(body)
+    return Contents(
+        len(body),
+        tuple(
+            Part(child.descriptor.digest, child.descriptor.size, child.is_manifest, platforms.get(number))
+            for number, child in enumerate(children)
+            if not child.is_foreign
+        ),
+    )
+
+
+def _platforms(body: bytes) -> dict[int, str]:
+    """The platforms of an index's manifests by their place in it; what is no platform is left out."""
+    found: dict[int, str] = {}
+    listed = json.loads(body).get("manifests")
+    for number, item in enumerate(listed if isinstance(listed, list) else ()):
+        platform = item.get("platform")
+        if isinstance(platform, dict):
+            words = [platform.get(key) for key in ("os", "architecture", "variant")]
+            found[number] = "/".join(word for word in words if isinstance(word, str) and word)[:80]
+    return found

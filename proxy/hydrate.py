@@ -1,0 +1,195 @@
+"""Hydration: what an image still lacks here is fetched in the background, by the same transfers a client would join.
+
+A job is made when a client has fetched a platform manifest by GET and then asked for one of its blobs: never for a HEAD
+or an index alone, so that a crawler of tags fills no disk. Jobs are durable, go behind clients, and end visibly: done,
+or failed when they are hopeless (denied, missing, lying) or after ATTEMPTS_MAX outages.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from cachetools import LRUCache
+
+from proxy.downloads.bell import Bell
+from proxy.errors import CisternError, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
+from proxy.events import BlobAsked, HydrationEnded, ManifestFetched
+from proxy.ground import Ground
+from proxy.log import logger
+from proxy.manifests import Manifests
+from proxy.oci import IMAGE_TYPES, Digest, parse_manifest
+from proxy.pull import Pull
+from proxy.rules import Place, Route
+from proxy.store.base import Job, Parent
+
+log = logger("hydrate")
+ATTEMPTS_MAX: Final = 8
+BACKOFF_S: Final = 5.0  # doubled per attempt, with full jitter, up to BACKOFF_MAX_S
+BACKOFF_MAX_S: Final = 600.0
+IDLE_S: Final = 30.0  # the queue is looked at this often without being told
+OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
+SEEN_MAX: Final = 10_000  # manifests and blobs heard of, in memory
+HEARD_MAX: Final = 10_000
+
+
+class Wait(Protocol):
+    """Waits for a signal, or at most `seconds`: given, so that a test decides when time has passed."""
+
+    async def __call__(self, signal: Awaitable[None], seconds: float) -> None: ...
+
+
+async def wait_at_most(signal: Awaitable[None], seconds: float) -> None:
+    """The Wait of a running server."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await signal
+
+
+class Hydrate:
+    """The durable queue and its workers. `route_of` turns a job's rule and place into a route, None if it is gone."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        pull: Pull,
+        manifests: Manifests,
+        route_of: Callable[[str, Place], Route | None],
+        *,
+        concurrency: int,
+        wait: Wait = wait_at_most,
+    ) -> None:
+        self._pull = pull
+        self._manifests = manifests
+        self._index = ground.index
+        self._tasks = ground.tasks
+        self._events = ground.events
+        self._route_of = route_of
+        self._images = asyncio.Semaphore(concurrency)
+        self._blobs = asyncio.Semaphore(concurrency)
+        self._clock = ground.clock
+        self._rng = ground.rng
+        self._wait = wait
+        self._bell = Bell()
+        self._heard: asyncio.Queue[ManifestFetched | BlobAsked] = asyncio.Queue(HEARD_MAX)
+        self._working: set[tuple[Place, Digest]] = set()
+        self._noted: LRUCache[tuple[Place, Digest], bool] = LRUCache(SEEN_MAX)
+        self._seen: LRUCache[tuple[Place, Digest], bool] = LRUCache(SEEN_MAX)
+        ground.events.listen(ManifestFetched, lambda event: self._hear(event, self._noted))
+        ground.events.listen(BlobAsked, lambda event: self._hear(event, self._seen))
+
+    def _hear(self, event: ManifestFetched | BlobAsked, known: LRUCache[tuple[Place, Digest], bool]) -> None:
+        """Take an event once per place and digest. A full queue drops it: the next client's request tells again."""
+        key = (event.route.place, event.digest)
+        if event.route.hydrate and key not in known and not self._heard.full():
+            known[key] = True
+            self._heard.put_nowait(event)
+
+    async def listen(self) -> None:
+        """Turn what was heard into jobs, in order, until cancelled: a manifest is noted before its blobs are."""
+        while True:
+            event = await self._heard.get()
+            try:
+                if isinstance(event, ManifestFetched):
+                    await self._note_fetched(event.route, event.digest)
+                else:
+                    await self._queue_images_of(event.route, event.digest)
+            except OSError as error:
+                log.warning("an image could not be queued", digest=str(event.digest), error=str(error))
+            finally:
+                self._heard.task_done()
+
+    async def heard(self) -> None:
+        """Wait until all that was heard has been turned into jobs."""
+        await self._heard.join()
+
+    def wake(self) -> None:
+        """Look at the queue now."""
+        self._bell.ring()
+
+    async def _note_fetched(self, route: Route, digest: Digest) -> None:
+        held = await self._manifests.held(route.place, digest)
+        if held is None:
+            return
+        manifest = parse_manifest(held.body, held.descriptor.media_type)
+        if manifest.is_image:
+            parent = Parent(route.place, digest, manifest.media_type, self._clock())
+            own = [child for child in manifest.children if not child.is_foreign]  # foreign layers have no blob upstream
+            await self._index.save_manifest(
+                parent, [(child.descriptor.digest, child.descriptor.size, child.is_manifest) for child in own]
+            )
+
+    async def _queue_images_of(self, route: Route, blob: Digest) -> None:
+        """Queue every image that names the blob and was fetched by GET in this place."""
+        for parent in await self._index.parents_of(route.place, blob):
+            if parent.fetched_at is None or parent.media_type not in IMAGE_TYPES:
+                continue
+            now = self._clock()
+            job = Job(place=route.place, rule=route.rule, manifest=parent.digest, queued_at=now, due_at=now)
+            if await self._index.enqueue(job):
+                self._bell.ring()
+
+    async def run(self) -> None:
+        """Work the queue until cancelled: jobs that are due, the oldest first."""
+        while True:
+            for job in await self.queued():
+                key = (job.place, job.manifest)
+                if job.due_at <= self._clock() and key not in self._working:
+                    await self._images.acquire()
+                    self._working.add(key)
+                    self._tasks.start(self._work(job), name=f"hydrate {job.manifest}")
+            await self._wait(self._bell.wait(), IDLE_S)
+
+    async def queued(self) -> Sequence[Job]:
+        """Jobs that have not ended, by when they are due."""
+        return await self._index.jobs("queued")
+
+    async def postponed(self) -> Sequence[Job]:
+        """Wait until a job has been put off, and no other is at work; the queue then."""
+        while self._working or not any(job.attempts for job in await self.queued()):
+            await self._bell.wait()
+        return await self.queued()
+
+    async def _work(self, job: Job) -> None:
+        try:
+            ended = await self._attempt(job)
+            await self._index.save_job(ended)
+        finally:
+            self._images.release()
+            self._working.discard((job.place, job.manifest))
+            self._bell.ring()
+        if ended.state != "queued":
+            self._seen.clear()  # an image evicted later may be wanted again
+            self._events.publish(HydrationEnded(ended.place, ended.manifest, ended.state, ended.error))
+
+    async def _attempt(self, job: Job) -> Job:
+        """Fetch what the image lacks, a few blobs at a time; the job as it stands after."""
+        route = self._route_of(job.rule, job.place)
+        if route is None:
+            return replace(job, state="failed", error="its rule is gone")
+        children = await self._index.children_of(job.place, job.manifest)
+        wanted = [(digest, size) for digest, size, is_manifest in children if not is_manifest]
+        results = await asyncio.gather(*(self._fill(route, digest, size) for digest, size in wanted))
+        failures = [error for error in results if error is not None]
+        if not failures:
+            return replace(job, state="done", error=None)
+        definite = [error for error in failures if not isinstance(error, OUTAGES)]
+        return self._postponed(job, (definite or failures)[0])
+
+    async def _fill(self, route: Route, digest: Digest, size: int) -> CisternError | None:
+        async with self._blobs:
+            try:
+                await self._pull.fill(route, digest, size)
+            except CisternError as error:
+                return error
+            return None
+
+    def _postponed(self, job: Job, error: CisternError) -> Job:
+        """Try again later after an outage; give up after a definite answer, or after ATTEMPTS_MAX."""
+        attempts = job.attempts + 1
+        log.warning("hydration failed", place=str(job.place), manifest=str(job.manifest), error=str(error))
+        if not isinstance(error, OUTAGES) or attempts >= ATTEMPTS_MAX:
+            return replace(job, state="failed", attempts=attempts, error=str(error))
+        pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2**attempts) * self._rng() + (error.retry_after_s or 0.0)
+        return replace(job, attempts=attempts, error=str(error), due_at=self._clock() + pause_s)

@@ -1,0 +1,234 @@
+"""The pull-through decision: the one room that knows store, downloads and upstream.
+
+A digest is served under a place only once that place is known to hold it: by a link, or by one HEAD upstream with the
+place's own credentials. So one upstream's private blob cannot be read through another's path (threats V21, V24).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from cachetools import TLRUCache
+
+from proxy.downloads.room import Downloads
+from proxy.downloads.transfer import Origin, Reader
+from proxy.errors import BlobUnknown, Denied, ManifestUnknown, NotHere, UpstreamLied, UpstreamNotFound
+from proxy.events import BlobAsked, ManifestFetched, NotStored
+from proxy.flights import Flights
+from proxy.freshness import TagPolicy
+from proxy.ground import Ground
+from proxy.manifests import Held, Manifests
+from proxy.oci import Descriptor, Digest
+from proxy.outcome import COLLAPSED, HIT, MISS, Outcome, unkept
+from proxy.rules import Place, Route
+from proxy.store.base import Link, OpenBlob
+from proxy.tags import Tags
+
+REMEMBERED: Final = 10_000  # missing digests kept in memory
+BLOB_UNKNOWN: Final = BlobUnknown("").reason
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestAnswer:
+    """`body` is None when only the descriptor was asked for."""
+
+    descriptor: Descriptor
+    body: bytes | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class BlobAnswer:
+    """Exactly one of `held` and `reader` for a GET, closed by the receiver; neither for a HEAD, which has `size`."""
+
+    outcome: Outcome
+    size: int | None = None
+    held: OpenBlob | None = None
+    reader: Reader | None = None
+
+    def close(self) -> None:
+        if self.held is not None:
+            self.held.close()
+        if self.reader is not None:
+            self.reader.close()
+
+
+class Pull:
+    """What the edge asks: manifests and blobs, by route."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        downloads: Downloads,
+        manifests: Manifests,
+        tags: Tags,
+        *,
+        blocked: frozenset[Digest],
+    ) -> None:
+        self._store = ground.blobs
+        self._records = ground.records
+        self._index = ground.index
+        self._upstreams = ground.upstreams
+        self._downloads = downloads
+        self._manifests = manifests
+        self._tags = tags
+        self._events = ground.events
+        self._blocked = blocked
+        self._clock = ground.clock
+        self._proofs: Flights[tuple[Place, Digest], int | None] = Flights(ground.tasks, "prove blob")
+        self._missing: TLRUCache[tuple[type[NotHere], Place, Digest], float] = TLRUCache(
+            REMEMBERED, lambda _key, until, _now: until, timer=ground.clock
+        )
+        ground.events.listen(NotStored, self._hear_missing)
+
+    async def manifest(self, route: Route, target: str | Digest, *, want_body: bool) -> ManifestAnswer:
+        """A manifest by tag or digest, with its body if `want_body`.
+
+        Raises Denied (blocked), ManifestUnknown and what the upstream port raises.
+        """
+        if isinstance(target, Digest):
+            answer = await self._manifest_by_digest(route, target, want_body)
+        else:
+            answer = await self._manifest_by_tag(route, target, want_body)
+        if want_body:
+            self._events.publish(ManifestFetched(route, answer.descriptor.digest))
+        return answer
+
+    async def _manifest_by_tag(self, route: Route, tag: str, want_body: bool) -> ManifestAnswer:
+        resolved = await self._tags.resolve(route, tag, want_body=want_body)
+        self._refuse_blocked(resolved.descriptor.digest)
+        if not want_body:
+            return ManifestAnswer(resolved.descriptor, None, resolved.outcome)
+        found = await self._manifest_by_digest(route, resolved.descriptor.digest, True)
+        # A body fetched just now for a tag that was fresh: the tag was a hit, the manifest was not.
+        outcome = found.outcome if resolved.outcome == HIT else resolved.outcome
+        return ManifestAnswer(found.descriptor, found.body, outcome)
+
+    async def _manifest_by_digest(self, route: Route, digest: Digest, want_body: bool) -> ManifestAnswer:
+        self._refuse_blocked(digest)
+        held = await self._manifests.held(route.place, digest)
+        if held is not None:
+            return ManifestAnswer(held.descriptor, held.body, HIT)
+        self._refuse_missing(route.place, digest, ManifestUnknown)
+        try:
+            if not want_body and (descriptor := await self._head_manifest(route, digest)) is not None:
+                return ManifestAnswer(descriptor, None, MISS)
+            fetched = await self._manifests.fetch(route.source, digest)
+        except (ManifestUnknown, UpstreamNotFound) as cause:
+            self._missing[ManifestUnknown, route.place, digest] = self._clock() + route.tags.missing_for_s
+            raise ManifestUnknown(f"{route.source.upstream} has no manifest {digest} in {route.place}") from cause
+        return ManifestAnswer(fetched.descriptor, fetched.body, _kept_outcome(fetched))
+
+    async def _head_manifest(self, route: Route, digest: Digest) -> Descriptor | None:
+        """What a HEAD upstream tells; None when it tells too little, so that a GET has to show it."""
+        head = await self._upstreams.head_manifest(route.source, digest)
+        if head.media_type is None or not head.size or head.digest not in (None, digest):
+            return None
+        return Descriptor(head.media_type, digest, head.size)
+
+    async def blob(self, route: Route, digest: Digest, *, want_body: bool) -> BlobAnswer:
+        """A blob, open for reading (the caller closes the answer), or with `want_body` false its size.
+
+        Raises Denied (blocked), BlobUnknown and what the upstream port raises; a reader raises when it is opened.
+        """
+        self._refuse_blocked(digest)
+        if want_body:
+            self._events.publish(BlobAsked(route, digest))
+        link = await self._records.link(route.place, digest)
+        if link is None and await self._somebody_has(digest):
+            await self._prove(route, digest)
+            link = await self._records.link(route.place, digest)
+        held = await self._read(route.place, digest) if link is not None else None
+        if held is not None:
+            return self._answer_held(held, want_body)
+        if not want_body:
+            return BlobAnswer(MISS, size=await self._size(route, digest))
+        self._refuse_missing(route.place, digest, BlobUnknown)
+        origin = Origin(route.source, await self._index.size_of(route.place, digest))
+        return await self._join(route, digest, origin)
+
+    async def _join(self, route: Route, digest: Digest, origin: Origin) -> BlobAnswer:
+        """Join a running transfer, proven first if another place started it; or start one."""
+        running = self._downloads.find(digest)
+        if running is not None and all(known.source.place != route.place for known in running.origins):
+            await self._prove(route, digest)
+        # No await between this look and the entry.
+        outcome = COLLAPSED if self._downloads.find(digest) is not None else MISS
+        return BlobAnswer(outcome, reader=self._downloads.join(digest, origin))
+
+    async def fill(self, route: Route, digest: Digest, size: int | None) -> None:
+        """Make a blob present without a client: the same road, waited for to its end. Raises as `blob` does."""
+        self._refuse_blocked(digest)
+        if await self._records.link(route.place, digest) is not None and await self._store.stat(digest) is not None:
+            return
+        if await self._somebody_has(digest):
+            await self._prove(route, digest)
+            if await self._store.stat(digest) is not None:
+                return
+        await self._downloads.fill(digest, Origin(route.source, size))
+
+    async def _somebody_has(self, digest: Digest) -> bool:
+        try:
+            return await self._store.stat(digest) is not None
+        except OSError:
+            return False
+
+    async def _read(self, place: Place, digest: Digest) -> OpenBlob | None:
+        """The stored blob; a disk that cannot read it is told, and the upstream is asked instead (invariant I3)."""
+        try:
+            return await self._store.read(digest)
+        except OSError as error:
+            self._events.publish(NotStored(place, digest, "unreadable", str(error)))
+            return None
+
+    def _answer_held(self, held: OpenBlob, want_body: bool) -> BlobAnswer:
+        if want_body:
+            return BlobAnswer(HIT, size=held.size, held=held)
+        held.close()
+        return BlobAnswer(HIT, size=held.size)
+
+    async def _size(self, route: Route, digest: Digest) -> int:
+        """The size of a blob that is not here: asked upstream, which also proves it; else what a manifest says."""
+        running = self._downloads.find(digest)
+        if running is not None and running.size is not None and running.origins[0].source.place == route.place:
+            return running.size
+        size = await self._prove(route, digest)
+        if size is None:
+            size = await self._index.size_of(route.place, digest)
+        if size is None:
+            raise UpstreamLied(route.source.upstream, f"it tells no size for blob {digest}")
+        return size
+
+    async def _prove(self, route: Route, digest: Digest) -> int | None:
+        """Show that the place holds a blob, by one HEAD for all who ask; links it. Returns its size if told."""
+        self._refuse_missing(route.place, digest, BlobUnknown)
+        return await self._proofs.fly((route.place, digest), lambda: self._ask_proof(route, digest))
+
+    async def _ask_proof(self, route: Route, digest: Digest) -> int | None:
+        try:
+            size = await self._upstreams.head_blob(route.source, digest)
+        except UpstreamNotFound as cause:
+            self._missing[BlobUnknown, route.place, digest] = self._clock() + route.tags.missing_for_s
+            raise BlobUnknown(f"{route.source.upstream} has no blob {digest} in {route.source.repository}") from cause
+        stored = await self._store.stat(digest)
+        try:
+            await self._records.save_links([Link(route.place, digest, None, stored or size or 0)])
+        except OSError as error:
+            self._events.publish(NotStored(route.place, digest, "disk", str(error)))
+        return size if size is not None else stored
+
+    def _hear_missing(self, event: NotStored) -> None:
+        """A transfer found its blob missing upstream: the next askers are told so for a while."""
+        if event.digest is not None and event.reason == BLOB_UNKNOWN:
+            self._missing[BlobUnknown, event.place, event.digest] = self._clock() + TagPolicy().missing_for_s
+
+    def _refuse_blocked(self, digest: Digest) -> None:
+        if digest in self._blocked:
+            raise Denied(f"{digest} is on the block list of this cache")
+
+    def _refuse_missing(self, place: Place, digest: Digest, kind: type[NotHere]) -> None:
+        if (kind, place, digest) in self._missing:
+            raise kind(f"{place} has no {digest}")
+
+
+def _kept_outcome(fetched: Held) -> Outcome:
+    return MISS if fetched.kept else unkept("disk")

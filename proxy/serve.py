@@ -1,0 +1,177 @@
+"""The server process: rooms opened, addresses bound, one ready line, served until a signal, drained, closed.
+
+Order of stopping: readiness fails first, then no new connections, then running answers end (within `drain`), then the
+rooms close. A second signal ends the process at once: what is on disk is made for that.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxy import __version__
+from proxy.app import Rooms, World, open_rooms, registry_of
+from proxy.config import Address, Config, warnings
+from proxy.errors import CisternError
+from proxy.health import Health, Hearing, Look, Phase
+from proxy.journal import Journal
+from proxy.log import Format, configure, logger
+from proxy.server.gate import Gate
+from proxy.server.listen import Handler, Listener, listen, tls_context
+from proxy.server.registry import Registry
+
+log = logger("serve")
+
+CONTROL: Final = "control.sock"
+LINGER_S: Final = 0.3  # for requests on their way over kept connections: measured, dependencies.md section 12
+ENDED_AT_ONCE: Final = 1
+FILES_PER_CONNECTION: Final = 3  # the client's socket, the blob's file, a share of the upstream's socket
+FILES_BESIDE: Final = 1024
+
+
+class CannotListen(CisternError):
+    """An address cannot be bound."""
+
+
+@dataclass(slots=True)
+class Edge:
+    """Everything clients, probes and operators talk to."""
+
+    health: Health
+    registry: Registry
+    clients: Listener
+    admin: Listener
+    control: Listener
+
+
+def run(config: Config, *, log_format: Format) -> int:
+    """Serve until a signal; the exit code. Raises CisternError or OSError when it cannot start."""
+    configure(log_format)
+    return asyncio.run(serve(config, announce=_print_line))
+
+
+async def serve(config: Config, *, announce: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> int:
+    """The process's one coroutine: `announce` gets the ready line."""
+    stop = _signals()
+    for caution in warnings(config, environ):
+        log.warning("caution", about=caution)
+    _allow_files(config.limits.max_connections)
+    async with open_rooms(config, World(environ=environ)) as rooms, open_edge(rooms) as edge:
+        edge.health.phase = Phase.SERVING
+        announce(f"cistern ready registry={edge.clients.url} admin={edge.admin.url} control={edge.control.url}")
+        log.info("ready", version=__version__, pid=os.getpid(), registry=edge.clients.url, admin=edge.admin.url)
+        await stop.wait()
+        await drain(edge, config.registry.drain_s)
+    log.info("stopped")
+    return 0
+
+
+@asynccontextmanager
+async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
+    """Bind every address over the rooms. Raises CannotListen."""
+    config, world = rooms.config, rooms.world
+    Journal(monotonic=world.monotonic).listen(rooms.events)
+    hearing = Hearing(config.upstreams, config.credentials, monotonic=world.monotonic)
+    hearing.listen(rooms.events)
+    look = Look(rooms.disk, config.credentials, world.environ, rooms.tasks, clock=world.clock)
+    health = Health(lambda: rooms.rules, look, hearing, rooms.upstreams, rooms.tasks, monotonic=world.monotonic)
+    await health.judge()
+    rooms.tasks.start(health.run(), name="health: judge")
+    registry = registry_of(rooms, health, rooms.events.publish)
+    gate = Gate(registry, config.limits.max_connections, observe=rooms.events.publish)
+    control = rooms.disk.directory.root / CONTROL
+    async with AsyncExitStack() as stack:
+        yield Edge(
+            health,
+            registry,
+            admin=await _bound(stack, "admin.listen", config.admin.listen, registry),
+            clients=await _bound(stack, "registry.listen", config.registry.listen, gate, _tls(config)),
+            control=await _bound(stack, "the control socket", Address(path=control), registry),
+        )
+
+
+async def _bound(
+    stack: AsyncExitStack, key: str, address: Address, handler: Handler, tls: ssl.SSLContext | None = None
+) -> Listener:
+    try:
+        listener = await listen(address, handler, tls)
+    except OSError as cause:
+        raise CannotListen(f"{key}: cannot listen on {address}: {cause.strerror or cause}") from cause
+    if address.path is not None:
+        stack.callback(_forget, address.path)
+    stack.push_async_callback(listener.close)
+    return listener
+
+
+def _forget(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    files = config.registry.tls
+    if files is None:
+        return None
+    try:
+        return tls_context(files.certificate, files.key)
+    except OSError as cause:  # ssl.SSLError is one
+        why = cause.strerror or type(cause).__name__
+        raise CannotListen(f"registry.tls: {files.certificate} and {files.key} do not serve: {why}") from cause
+
+
+async def drain(edge: Edge, within_s: float) -> None:
+    """Stop accepting and let running answers end, at most `within_s`."""
+    log.info("draining", connections=edge.clients.connections, within_s=within_s)
+    edge.health.phase = Phase.DRAINING
+    await edge.clients.stop_accepting()
+    try:
+        async with asyncio.timeout(within_s):
+            await edge.registry.drained()
+            await asyncio.sleep(LINGER_S)
+            await edge.registry.drained()
+    except TimeoutError:
+        log.warning("drain ran out: running answers are cut", connections=edge.clients.connections)
+
+
+def _signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def heard(number: signal.Signals) -> None:
+        if stop.is_set():
+            log.warning("ended at once by a second signal", signal=number.name)
+            sys.stderr.flush()
+            os._exit(ENDED_AT_ONCE)
+        log.info("stopping", signal=number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heard, number)
+    return stop
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the limit of open files as far as these connections need it and we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections * FILES_PER_CONNECTION + FILES_BESIDE
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < connections + FILES_BESIDE:
+        log.warning("few open files are allowed", allowed=allowed, wanted=wanted, connections=connections)
+
+
+def _print_line(line: str) -> None:
+    """The ready line on standard output; nobody reading it is no reason not to serve."""
+    try:
+        print(line, flush=True)  # noqa: T201 - the one line that the contract puts there
+    except OSError as error:
+        log.warning("the ready line found no reader", error=str(error))

@@ -1,0 +1,144 @@
+"""Sockets in: binds an address (TCP, TLS or a Unix path) to a handler, stops accepting at once, and drains.
+
+aiohttp's own graceful shutdown drops requests (measured: dependencies.md section 12), so stopping has two steps:
+`stop_accepting`, and, once running answers have ended, `close`.
+"""
+
+import errno
+import logging
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from proxy.config import Address
+
+BACKLOG: Final = 4096
+KEEP_ALIVE_S: Final = 150.0  # longer than the idle pools of clients: containerd 30 s, Go 90 s, BuildKit 120 s (B25)
+HEADER_MAX: Final = 64 << 10
+SHUTDOWN_S: Final = 0.1  # for answers that still run when `close` is called; 0 would mean "for ever" to aiohttp
+# aiohttp logs a traceback for each malformed request and each client that left; what matters is logged by the edge.
+SILENT: Final = logging.getLogger("cistern.aiohttp")
+SILENT.disabled = True
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Listener:
+    """One bound address. `connections` is how many clients are connected now."""
+
+    def __init__(self, runner: web.ServerRunner, site: web.BaseSite, url: str) -> None:
+        self._runner = runner
+        self._site = site
+        self.url = url
+
+    @property
+    def connections(self) -> int:
+        server = self._runner.server
+        return len(server.connections) if server is not None else 0
+
+    async def stop_accepting(self) -> None:
+        if self._site in self._runner.sites:  # a second stop is no error
+            await self._site.stop()
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+
+async def listen(address: Address, handler: Handler, tls: ssl.SSLContext | None = None) -> Listener:
+    """Bind `address` and serve `handler` on it. OSError: the address is taken or not ours. Port 0 picks a free one."""
+    server = web.Server(
+        handler,
+        logger=SILENT,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=KEEP_ALIVE_S,
+        max_line_size=HEADER_MAX,
+        max_field_size=HEADER_MAX,
+        tcp_keepalive=True,
+    )
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    try:
+        if address.path is not None:
+            bound = _bind_unix(address.path)
+            url = f"unix:{address.path}"
+        else:
+            bound = _bind(address.host, address.port)
+            url = _url(bound, tls)
+        try:
+            site = web.SockSite(runner, bound, ssl_context=tls, backlog=BACKLOG)
+            await site.start()
+        except BaseException:
+            bound.close()
+            raise
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return Listener(runner, site, url)
+
+
+def _url(bound: socket.socket, tls: ssl.SSLContext | None) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"{'http' if tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _name, where = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """A Unix socket, mode 0600 from its first moment; a stale one of a dead server is replaced, and nothing else is."""
+    if _is_stale(path):
+        path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        bound.bind(str(path))
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    return bound
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether `path` is a socket that nobody listens on. OSError: somebody does."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)  # a server whose backlog is full is alive as well
+        try:
+            caller.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, f"another server listens on {path}")
+
+
+def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """A server context, TLS 1.2 and later. OSError or ssl.SSLError: the files do not serve."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

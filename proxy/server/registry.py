@@ -1,0 +1,205 @@
+"""The registry address: one request in, one OCI answer out, one log line and one observation each.
+
+HTTP only: what to answer is `pull`'s to know. Invariant: an error before the headers has its true status and OCI body;
+after them the connection is dropped.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Final, Protocol
+from urllib.parse import parse_qs
+
+from aiohttp import hdrs, web
+
+from proxy.downloads.bell import Bell
+from proxy.errors import CisternError, MethodUnsupported, NameInvalid, Overloaded, PathUnknown
+from proxy.exchange import Exchange
+from proxy.listings import Listings, Page
+from proxy.log import logger
+from proxy.outcome import Result
+from proxy.paths import Call, Kind, parse
+from proxy.pull import Pull
+from proxy.rules import Rules
+from proxy.server import respond
+from proxy.server.blobs import send_blob
+from proxy.server.send import BodyDropped
+from proxy.store.threads import Threads
+
+log = logger("registry")
+QUERY_MAX: Final = 4096
+
+
+class Probes(Protocol):
+    """What the probes on the registry port ask; status only."""
+
+    def live(self) -> bool: ...
+
+    def ready(self) -> bool: ...
+
+    def rule(self, name: str) -> bool | None:
+        """Whether this member can serve the rule; None if there is no such rule."""
+
+
+class Registry:
+    """The handler of the registry address. `observe` hears of every finished exchange."""
+
+    def __init__(
+        self,
+        member: str,
+        rules: Callable[[], Rules],
+        pull: Pull,
+        listings: Listings,
+        probes: Probes,
+        threads: Threads,
+        *,
+        observe: Callable[[Exchange], None],
+    ) -> None:
+        self._member = member
+        self._rules = rules
+        self._pull = pull
+        self._listings = listings
+        self._probes = probes
+        self._threads = threads
+        self._observe = observe
+        self._ids = itertools.count(1)
+        self._running = 0
+        self._ended = Bell()
+        self.draining = False
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request. Raises ConnectionError to drop the connection."""
+        exchange = Exchange(id=f"{next(self._ids):x}", client=request.remote or "", method=request.method)
+        self._running += 1
+        try:
+            response = await self._guarded(request, exchange)
+            if self.draining:
+                response.force_close()
+        except ConnectionError as error:
+            dropped = isinstance(error, BodyDropped)
+            exchange.error = str(error) if dropped else None
+            exchange.end(Result.ERROR if dropped else Result.LEFT)
+            raise
+        except BaseException:
+            exchange.end(Result.LEFT)  # cancelled: the client is gone
+            raise
+        else:
+            exchange.end(Result.ERROR if exchange.status >= 400 else None)
+        finally:
+            self._running -= 1
+            self._ended.ring()
+            self._observe(exchange)
+        return response
+
+    async def drained(self) -> None:
+        """From now on every answer closes its connection; returns when no answer runs any more."""
+        self.draining = True
+        while self._running:
+            await self._ended.wait()
+
+    async def _guarded(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await self._answer(request, exchange)
+        except CisternError as error:
+            return respond.failure(exchange, error)
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception as error:
+            log.exception("a request failed", id=exchange.id, error=repr(error))
+            if exchange.status:
+                raise BodyDropped("an internal error") from error
+            return respond.failure(exchange, CisternError("an internal error; the log has its trace"))
+
+    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        # Never rel_url.path: it is decoded. Never host: neither it nor an absolute form may choose a rule (V11).
+        path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+        if path.startswith("/-/"):
+            return self._probe(path, exchange)
+        if request.method not in ("GET", "HEAD"):
+            raise MethodUnsupported(f"{request.method[:16]} is not served: this is a pull-through cache")
+        if len(query) > QUERY_MAX:
+            raise NameInvalid(f"the query has more than {QUERY_MAX} characters")
+        call = parse(path)
+        exchange.kind = call.kind.label
+        exchange.range = request.headers.get(hdrs.RANGE)
+        exchange.name(call.name, call.target)
+        if call.kind is Kind.PING:
+            return respond.small(exchange, b"{}", respond.API_VERSION | {"Content-Type": respond.JSON})
+        values = parse_qs(query, keep_blank_values=True, max_num_fields=64)
+        if call.kind is Kind.CATALOG:
+            return self._page(exchange, await self._listings.catalog(values), path)
+        exchange.route = self._rules().route(call.name, namespace=_namespace(values), prefix=call.prefix)
+        return await self._content(request, call, values, path, exchange)
+
+    async def _content(
+        self, request: web.BaseRequest, call: Call, values: dict[str, list[str]], path: str, exchange: Exchange
+    ) -> web.StreamResponse:
+        route = exchange.route
+        if route is None or call.kind in (Kind.PING, Kind.CATALOG):
+            raise PathUnknown("no such registry path")
+        match call.kind:
+            case Kind.MANIFEST:
+                return await self._manifest(request, call, exchange)
+            case Kind.BLOB:
+                return await self._blob(request, call, exchange)
+            case Kind.TAGS:
+                return self._page(exchange, await self._listings.tags(route, values), path)
+            case _:
+                return self._page(exchange, await self._listings.referrers(route, call.digest, values), path)
+
+    async def _manifest(self, request: web.BaseRequest, call: Call, exchange: Exchange) -> web.StreamResponse:
+        if exchange.route is None or call.target is None:
+            raise PathUnknown("no such registry path")
+        want_body = exchange.method == "GET"
+        found = await self._pull.manifest(exchange.route, call.target, want_body=want_body)
+        exchange.outcome = found.outcome
+        headers = respond.content_headers(found.descriptor.digest, found.descriptor.media_type)
+        headers |= respond.common_headers(self._member, exchange)
+        if respond.not_modified(request.headers.get(hdrs.IF_NONE_MATCH), found.descriptor.digest):
+            return respond.small(exchange, b"", headers, 304)
+        if found.body is None:
+            return respond.described(exchange, found.descriptor.size, headers)
+        return respond.small(exchange, found.body, headers)
+
+    async def _blob(self, request: web.BaseRequest, call: Call, exchange: Exchange) -> web.StreamResponse:
+        if exchange.route is None:
+            raise PathUnknown("no such registry path")
+        want_body = exchange.method == "GET"
+        found = await self._pull.blob(exchange.route, call.digest, want_body=want_body)
+        exchange.outcome = found.outcome
+        try:
+            return await send_blob(request, found, call.digest, self._member, self._threads, exchange)
+        finally:
+            found.close()
+
+    def _page(self, exchange: Exchange, page: Page, path: str) -> web.StreamResponse:
+        exchange.outcome = page.outcome
+        headers = {"Content-Type": page.media_type} | respond.common_headers(self._member, exchange)
+        if page.next_query is not None:
+            headers["Link"] = f'<{path}?{page.next_query}>; rel="next"'  # relative: clients refuse another host (T03)
+        if page.filters_applied is not None:
+            headers["OCI-Filters-Applied"] = page.filters_applied
+        return respond.small(exchange, page.body, headers)
+
+    def _probe(self, path: str, exchange: Exchange) -> web.StreamResponse:
+        """`/-/live`, `/-/ready`, `/-/rules/NAME`: a status for load balancers, and nothing else."""
+        if exchange.method not in ("GET", "HEAD"):
+            raise MethodUnsupported("probes are read with GET or HEAD")
+        name = path.removeprefix("/-/rules/")
+        good = self._probes.rule(name) if name != path else None
+        if path == "/-/live":
+            good = self._probes.live()
+        elif path == "/-/ready":
+            good = self._probes.ready()
+        if good is None:
+            raise PathUnknown("no such probe or rule")
+        if not good:
+            raise Overloaded("not ready")
+        return respond.small(exchange, b"", respond.API_VERSION)
+
+
+def _namespace(values: dict[str, list[str]]) -> str | None:
+    """The one `ns` of a query; two would be a choice that nobody made."""
+    named = values.get("ns", [])
+    if len(named) > 1:
+        raise NameInvalid("ns is given more than once")
+    return named[0] if named else None

@@ -1,0 +1,189 @@
+"""What each tag last resolved to, when that was checked, and what to do when checking fails.
+
+Past `fresh_for` all who ask wait, at most `check_within`, for one HEAD upstream. Definite answers (404, 401/403) follow
+the rule's policy; anything else is an outage, and a held tag is served stale within `stale_for`. A tag is served stale
+only if its manifest is here. Invariant: a record's digest is what a body hashed to, or what a HEAD named, never a mix.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from cachetools import TLRUCache, TTLCache
+
+from proxy.errors import CisternError, ManifestUnknown, NotHere, UpstreamDenied, UpstreamNotFound, UpstreamTimeout
+from proxy.events import NotStored, TagMoved, TagStale
+from proxy.flights import Flights
+from proxy.freshness import Freshness, TagPolicy, TagRecord, Verdict, judge
+from proxy.ground import Ground
+from proxy.manifests import Manifests
+from proxy.oci import Descriptor
+from proxy.outcome import HIT, MISS, Outcome, Result
+from proxy.rules import Place, Route, Source
+
+REMEMBERED: Final = 10_000  # failed checks and missing tags kept in memory
+FAILED_FOR_S: Final = 1.0  # a failed check is not asked again within this
+Key = tuple[Place, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a tag stands for now, and how that is known."""
+
+    descriptor: Descriptor
+    outcome: Outcome
+
+
+class Tags:
+    """Every tag known under some place."""
+
+    def __init__(self, ground: Ground, manifests: Manifests) -> None:
+        self._records = ground.records
+        self._upstreams = ground.upstreams
+        self._manifests = manifests
+        self._events = ground.events
+        self._clock = ground.clock
+        self._checks: Flights[tuple[Key, bool], tuple[TagRecord, Outcome]] = Flights(ground.tasks, "check tag")
+        self._failed: TTLCache[Key, CisternError] = TTLCache(REMEMBERED, FAILED_FOR_S, timer=ground.clock)
+        self._missing: TLRUCache[Key, float] = TLRUCache(
+            REMEMBERED, lambda _key, until, _now: until, timer=ground.clock
+        )
+
+    async def resolve(self, route: Route, tag: str, *, want_body: bool) -> Resolved:
+        """The descriptor of a tag. With `want_body` a cold tag is fetched by one GET, else by one HEAD.
+
+        Raises ManifestUnknown and what the upstream port raises.
+        """
+        key = (route.place, tag)
+        record = await self._records.tag(*key)
+        if record is None:
+            if key in self._missing:
+                raise ManifestUnknown(f"{route.source.upstream} has no tag {tag} in {route.source.repository}")
+            found, outcome = await self._checks.fly((key, want_body), lambda: self._first(route, tag, want_body))
+            return Resolved(found.descriptor, outcome)
+        left_s = record.last_checked + route.tags.fresh_for_s - self._clock()
+        match freshness := judge(record, route.tags, self._clock()):
+            case Freshness.FRESH:
+                return Resolved(record.descriptor, HIT)
+            case Freshness.CHECK_BEHIND:
+                self._checks.start((key, False), lambda: self._check(route, tag, record))
+                return Resolved(record.descriptor, Outcome(result=Result.HIT, fresh_for_s=left_s))
+            case _:
+                return await self._checked(route, tag, record, may_be_stale=freshness is Freshness.EXPIRED)
+
+    async def settled(self) -> None:
+        """Wait until no check runs."""
+        await self._checks.landed()
+
+    async def refresh(self, route: Route, tag: str) -> Resolved:
+        """Check a tag upstream now, whatever its age (`cistern refresh`)."""
+        key = (route.place, tag)
+        self._failed.pop(key, None)
+        self._missing.pop(key, None)
+        record = await self._records.tag(*key)
+        if record is None:
+            return await self.resolve(route, tag, want_body=True)
+        found, outcome = await self._checks.fly((key, False), lambda: self._check(route, tag, record))
+        return Resolved(found.descriptor, outcome)
+
+    async def _first(self, route: Route, tag: str, want_body: bool) -> tuple[TagRecord, Outcome]:
+        try:
+            descriptor, origin = await self._ask(route.source, tag, want_body)
+        except (ManifestUnknown, UpstreamNotFound) as cause:
+            self._missing[route.place, tag] = self._clock() + route.tags.missing_for_s
+            raise ManifestUnknown(f"{route.source.upstream} has no tag {tag} in {route.source.repository}") from cause
+        now = self._clock()
+        record = TagRecord(descriptor=descriptor, first_seen=now, last_checked=now, origin=origin)
+        return record, await self._saved(route.place, tag, record, MISS)
+
+    async def _ask(self, source: Source, tag: str, want_body: bool) -> tuple[Descriptor, str]:
+        if not want_body:
+            head = await self._upstreams.head_manifest(source, tag)
+            if head.digest is not None and head.media_type is not None and head.size:
+                return Descriptor(head.media_type, head.digest, head.size), head.origin
+        fetched = await self._manifests.fetch(source, tag)
+        return fetched.descriptor, fetched.origin or ""
+
+    async def _checked(self, route: Route, tag: str, record: TagRecord, *, may_be_stale: bool) -> Resolved:
+        key, policy = (route.place, tag), route.tags
+        failure = self._failed.get(key)
+        if failure is None:
+            check = self._checks.start((key, False), lambda: self._check(route, tag, record))
+            try:
+                async with asyncio.timeout(policy.check_within_s if may_be_stale else None):
+                    renewed, outcome = await asyncio.shield(check)
+                return Resolved(renewed.descriptor, outcome)
+            except TimeoutError:
+                failure = UpstreamTimeout(route.source.upstream, f"no answer within {policy.check_within_s:g} s")
+            except CisternError as error:
+                failure = self._failed[key] = error
+        if (
+            _may_serve(failure, policy)
+            and may_be_stale
+            and await self._manifests.held(route.place, record.descriptor.digest)
+        ):
+            return self._stale(route, tag, record, failure)
+        if isinstance(failure, NotHere | UpstreamNotFound):
+            await self._forget(route, tag)
+            raise ManifestUnknown(f"{route.source.upstream} no longer has tag {tag} in {route.source.repository}")
+        raise failure
+
+    async def _check(self, route: Route, tag: str, record: TagRecord) -> tuple[TagRecord, Outcome]:
+        """Ask upstream: the same digest renews the record; another one is fetched first, then recorded."""
+        head = await self._upstreams.head_manifest(route.source, tag)
+        before = record.descriptor.digest
+        if head.digest == before:
+            renewed = record.renewed(self._clock(), head.origin)
+            return renewed, await self._saved(route.place, tag, renewed, _checked_outcome(304))
+        fetched = await self._manifests.fetch(route.source, tag if head.digest is None else head.digest)
+        moved = fetched.descriptor.digest != before
+        now = self._clock()
+        found = TagRecord(
+            descriptor=fetched.descriptor,
+            first_seen=now if moved else record.first_seen,
+            last_checked=now,
+            origin=fetched.origin or head.origin,
+        )
+        if moved:
+            self._events.publish(TagMoved(route.place, tag, before, fetched.descriptor.digest))
+        return found, await self._saved(route.place, tag, found, _checked_outcome(200 if moved else 304))
+
+    async def _saved(self, place: Place, tag: str, record: TagRecord, outcome: Outcome) -> Outcome:
+        """Save a record; a disk that refuses is told, and fails nobody."""
+        self._failed.pop((place, tag), None)
+        try:
+            await self._records.save_tag(place, tag, record)
+        except OSError as error:
+            self._events.publish(NotStored(place, record.descriptor.digest, "disk", str(error)))
+        return outcome
+
+    def _stale(self, route: Route, tag: str, record: TagRecord, failure: CisternError) -> Resolved:
+        age_s = max(0.0, self._clock() - record.last_checked)
+        self._events.publish(TagStale(route.place, tag, age_s, failure.reason))
+        outcome = Outcome(
+            result=Result.STALE,
+            age_s=age_s,
+            fresh_for_s=min(0.0, route.tags.fresh_for_s - age_s),
+            stale_because=f"{failure}; last checked {round(age_s)} s ago",
+        )
+        return Resolved(record.descriptor, outcome)
+
+    async def _forget(self, route: Route, tag: str) -> None:
+        self._missing[route.place, tag] = self._clock() + route.tags.missing_for_s
+        try:
+            await self._records.drop_tag(route.place, tag)
+        except OSError as error:
+            self._events.publish(NotStored(route.place, None, "disk", str(error)))
+
+
+def _checked_outcome(status: int) -> Outcome:
+    return Outcome(result=Result.HIT if status == 304 else Result.MISS, checked_status=status)
+
+
+def _may_serve(failure: CisternError, policy: TagPolicy) -> bool:
+    """Whether this failure lets a held tag be served: definite answers follow the policy, an outage does."""
+    if isinstance(failure, NotHere | UpstreamNotFound):
+        return policy.on_not_found is Verdict.SERVE_STALE
+    if isinstance(failure, UpstreamDenied):
+        return policy.on_denied is Verdict.SERVE_STALE
+    return True

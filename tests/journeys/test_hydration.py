@@ -1,0 +1,167 @@
+"""Hydration through the whole proxy: the rest of an image follows once a client means to pull it, and only then."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from proxy.events import HydrationEnded
+from tests.support import script
+from tests.support.clock import Clock
+from tests.support.images import Image, blob, index, manifest
+from tests.support.proxy import Proxy, proxied
+from tests.support.registry import Registry
+
+APP = "team/app"
+
+
+@pytest.fixture
+def image(registry: Registry) -> Image:
+    """An image of a config and three layers."""
+    return registry.add(APP, "1", manifest(*(blob(100_000 + seed, seed=seed) for seed in range(3))))
+
+
+async def hydrated(proxy: Proxy, count: int = 1) -> list[HydrationEnded]:
+    """Wait until `count` hydrations have ended, and nothing runs any more."""
+    ended = asyncio.Event()
+    found: list[HydrationEnded] = [event for event in proxy.heard if isinstance(event, HydrationEnded)]
+
+    def hear(event: HydrationEnded) -> None:
+        found.append(event)
+        if len(found) >= count:
+            ended.set()
+
+    proxy.rooms.events.listen(HydrationEnded, hear)
+    if len(found) < count:
+        await ended.wait()
+    await proxy.quiet()
+    return found
+
+
+async def test_one_blob_asked_for_brings_the_whole_image(proxy: Proxy, registry: Registry, image: Image) -> None:
+    """A manifest by GET and one blob of it: config and all layers are fetched, each once, and the image is whole."""
+    proxy.hear(HydrationEnded)
+    await proxy.ask(f"{APP}/manifests/1")
+    await proxy.pull(image.blobs[0])
+    (ended,) = await hydrated(proxy)
+    assert (ended.result, ended.manifest) == ("done", image.digest)
+    for part in image.blobs:
+        assert proxy.stored(part.digest) == part.data
+        assert registry.requests_for(part.digest) == 1
+
+
+async def test_a_crawler_fills_no_disk(proxy: Proxy, registry: Registry, image: Image) -> None:
+    """HEADs, indexes and manifests alone queue nothing."""
+    multi = registry.add(APP, "multi", index(manifest(blob(1000)), manifest(blob(1001))))
+    for tag in ("1", "multi"):
+        await proxy.ask(f"{APP}/manifests/{tag}", method="HEAD")
+        await proxy.ask(f"{APP}/manifests/{tag}")
+    await proxy.ask(f"{APP}/blobs/{image.blobs[0].digest}", method="HEAD")
+    await proxy.rooms.hydrate.heard()
+    assert await proxy.rooms.hydrate.queued() == []
+    assert not [part for part in (*image.all_blobs(), *multi.all_blobs()) if proxy.stored(part.digest)]
+
+
+async def test_only_the_pulled_platform_is_fetched(proxy: Proxy, registry: Registry) -> None:
+    """Of an index only the platform whose manifest and blob were asked for is hydrated."""
+    proxy.hear(HydrationEnded)
+    amd, arm = manifest(blob(1000), blob(1001)), manifest(blob(2000), blob(2001), architecture="arm64")
+    registry.add(APP, "multi", index(amd, arm))
+    await proxy.ask(f"{APP}/manifests/multi")
+    await proxy.ask(f"{APP}/manifests/{amd.digest}")
+    await proxy.pull(amd.blobs[0])
+    await hydrated(proxy)
+    assert all(proxy.stored(part.digest) for part in amd.blobs)
+    assert not any(proxy.stored(part.digest) for part in arm.blobs)
+
+
+async def test_hydrate_none_fetches_nothing_by_itself(cache_dir: Path, registry: Registry, image: Image) -> None:
+    """With `hydrate: {image: none}` only what clients ask for is fetched."""
+    async with proxied(cache_dir, registry, extra="hydrate: {image: none}") as proxy:
+        await proxy.ask(f"{APP}/manifests/1")
+        await proxy.pull(image.blobs[0])
+        await proxy.rooms.hydrate.heard()
+        assert await proxy.rooms.hydrate.queued() == []
+
+
+async def test_unfinished_jobs_go_on_after_a_restart(cache_dir: Path, registry: Registry, image: Image) -> None:
+    """A server that ends in mid-hydration leaves its job; the next one ends it without being asked."""
+    last = image.blobs[-1]
+    gate = registry.hold(last.digest, after_bytes=1000)
+    async with proxied(cache_dir, registry) as proxy:
+        await proxy.ask(f"{APP}/manifests/1")
+        await proxy.pull(image.blobs[0])
+        await gate.reached()
+    registry.heal()
+    async with proxied(cache_dir, registry) as proxy:
+        (ended,) = await hydrated(proxy)
+        assert ended.result == "done"
+        assert all(proxy.stored(part.digest) == part.data for part in image.blobs)
+
+
+async def test_hopeless_jobs_end_visibly(proxy: Proxy, registry: Registry, image: Image) -> None:
+    """A layer that the upstream denies ends the job as failed, with the reason, and what could be had is kept."""
+    proxy.hear(HydrationEnded)
+    registry.script(image.blobs[-1].digest, script.error(404, "BLOB_UNKNOWN"))
+    await proxy.ask(f"{APP}/manifests/1")
+    await proxy.pull(image.blobs[0])
+    (ended,) = await hydrated(proxy)
+    assert ended.result == "failed"
+    assert str(image.blobs[-1].digest) in (ended.detail or "")
+    assert await proxy.rooms.hydrate.queued() == []
+    assert all(proxy.stored(part.digest) for part in image.blobs[:-1])
+
+
+async def test_an_outage_postpones(cache_dir: Path, registry: Registry, clock: Clock, image: Image) -> None:
+    """An upstream that is away postpones a job with growing pauses; when it is back the job is done."""
+    async with proxied(cache_dir, registry, clock) as proxy:
+        registry.script(image.blobs[-1].digest, script.error(503))
+        await proxy.ask(f"{APP}/manifests/1")
+        await proxy.pull(image.blobs[0])
+        (job,) = await proxy.rooms.hydrate.postponed()
+        assert (job.attempts, job.state) == (1, "queued")
+        assert clock() < job.due_at <= clock() + 20
+        registry.heal()
+        clock.advance(3600)
+        proxy.rooms.hydrate.wake()
+        (ended,) = await hydrated(proxy)
+        assert ended.result == "done"
+
+
+async def test_a_client_takes_over_what_is_being_hydrated(proxy: Proxy, registry: Registry, image: Image) -> None:
+    """A blob that hydration is fetching is joined by the client that asks for it: still one transfer."""
+    last = image.blobs[-1]
+    gate = registry.hold(last.digest, after_bytes=1000)
+    await proxy.ask(f"{APP}/manifests/1")
+    await proxy.pull(image.blobs[0])
+    await gate.reached()
+    pulling = await proxy.start_pull(last)
+    assert await pulling.head() == 200
+    assert pulling.headers["Cache-Status"].endswith("collapsed; stored")
+    gate.open()
+    assert await pulling.rest() == last.data
+    assert registry.requests_for(last.digest) == 1
+    await proxy.quiet()
+
+
+async def test_hydration_goes_behind_clients(proxy: Proxy, registry: Registry) -> None:
+    """While a client's cold transfer runs, a background one reads only now and then; after it, it goes on at once."""
+    big = registry.add(APP, "big", manifest(blob(100), blob(8_000_000, seed=1)))
+    other = registry.add_blob(APP, blob(500_000, seed=2))
+    held = registry.hold(other.digest, after_bytes=100_000)
+    client = await proxy.start_pull(other)
+    await held.reached()
+    background = big.blobs[2]
+    started = registry.hold(background.digest, after_bytes=100)
+    await proxy.ask(f"{APP}/manifests/big")
+    await proxy.pull(big.blobs[1])
+    await started.reached()
+    transfer = proxy.rooms.downloads.find(background.digest)
+    assert transfer is not None
+    started.open()
+    await transfer.bell.wait()
+    assert not transfer.settled
+    held.open()
+    assert await client.rest() == other.data
+    await proxy.quiet()
+    assert proxy.stored(background.digest) == background.data

@@ -1,0 +1,263 @@
+"""Sockets in: binding, TLS, Unix paths, and what odd requests cost."""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from proxy.config import Address
+from proxy.server.listen import HEADER_MAX, Listener, listen, tls_context
+from tests.support.tls import Authority
+
+LOOPBACK = Address("127.0.0.1", 0)
+Listen = Callable[..., Awaitable[Listener]]
+
+
+async def echo(request: web.BaseRequest) -> web.StreamResponse:
+    """Answer with the path that the registry would parse."""
+    return web.Response(body=request.rel_url.raw_path.encode(), headers={"X-Method": request.method})
+
+
+@pytest.fixture
+async def open_at() -> AsyncIterator[Listen]:
+    """Listen at an address for the length of a test."""
+    opened: list[Listener] = []
+
+    async def start(address: Address = LOOPBACK, tls: ssl.SSLContext | None = None) -> Listener:
+        opened.append(await listen(address, echo, tls))
+        return opened[-1]
+
+    yield start
+    for listener in opened:
+        await listener.stop_accepting()
+        await listener.close()
+
+
+def port_of(listener: Listener) -> int:
+    return int(listener.url.rpartition(":")[2])
+
+
+async def talk(listener: Listener, request: bytes, tls: ssl.SSLContext | None = None) -> bytes:
+    """Send bytes and read until the server closes."""
+    name = None if tls is None else "localhost"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(listener), ssl=tls, server_hostname=name)
+    try:
+        writer.write(request)
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+def get(target: str, *lines: str, host: str = "cache.local") -> bytes:
+    head = [f"GET {target} HTTP/1.1", f"Host: {host}", *lines, "Connection: close", "", ""]
+    return "\r\n".join(head).encode("latin-1")
+
+
+async def test_port_0_picks_a_free_one_and_says_which(open_at: Listen) -> None:
+    """The URL of a listener is where it answers, and two of them have two ports."""
+    first, second = await open_at(), await open_at()
+    assert first.url.startswith("http://127.0.0.1:")
+    assert port_of(first) not in (0, port_of(second))
+    assert (await talk(first, get("/v2/"))).endswith(b"\r\n\r\n/v2/")
+
+
+async def test_ipv6_is_written_in_brackets(open_at: Listen) -> None:
+    """An IPv6 address gives a URL that can be used as it is."""
+    listener = await open_at(Address("::1", 0))
+    assert listener.url.startswith("http://[::1]:")
+
+
+async def test_a_taken_port_is_an_error_that_leaks_nothing(open_at: Listen) -> None:
+    """Binding where another listens is EADDRINUSE, for TCP; no socket stays behind."""
+    listener = await open_at()
+    files = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="in use") as caught:
+        await listen(Address("127.0.0.1", port_of(listener)), echo)
+    assert caught.value.errno == errno.EADDRINUSE
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+async def test_an_address_that_is_not_ours_is_an_error() -> None:
+    """A host that this machine does not have cannot be bound."""
+    with pytest.raises(OSError, match="assign"):
+        await listen(Address("192.0.2.1", 0), echo)
+
+
+async def test_a_unix_socket_is_ours_alone(short_tmp: Path, open_at: Listen) -> None:
+    """A Unix socket has mode 0600, is served, and the process's umask is as it was."""
+    before = os.umask(0o022)
+    try:
+        listener = await open_at(Address(path=short_tmp / "c.sock"))
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert listener.url == f"unix:{short_tmp / 'c.sock'}"
+    assert stat.S_IMODE((short_tmp / "c.sock").stat().st_mode) == 0o600
+    reader, writer = await asyncio.open_unix_connection(str(short_tmp / "c.sock"))
+    writer.write(get("/v2/"))
+    assert (await reader.read()).endswith(b"/v2/")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_dead_servers_unix_socket_is_replaced(short_tmp: Path, open_at: Listen) -> None:
+    """What a killed server left behind does not stop the next one."""
+    path = short_tmp / "c.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    await open_at(Address(path=path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_living_servers_unix_socket_is_not_taken(short_tmp: Path, open_at: Listen) -> None:
+    """A socket on which somebody listens is EADDRINUSE and goes on answering."""
+    address = Address(path=short_tmp / "c.sock")
+    await open_at(address)
+    with pytest.raises(OSError, match="another server listens"):
+        await listen(address, echo)
+    reader, writer = await asyncio.open_unix_connection(str(address.path))
+    writer.write(get("/v2/"))
+    assert (await reader.read()).endswith(b"/v2/")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_file_at_the_sockets_path_is_never_deleted(short_tmp: Path) -> None:
+    """A wrong `listen: unix:` costs no file: a plain file, and a link to one, are refused and stay."""
+    (short_tmp / "precious").write_bytes(b"x")
+    (short_tmp / "link").symlink_to(short_tmp / "precious")
+    for name in ("precious", "link"):
+        with pytest.raises(OSError, match="in use"):
+            await listen(Address(path=short_tmp / name), echo)
+    assert (short_tmp / "link").is_symlink()
+    assert (short_tmp / "precious").read_bytes() == b"x"
+
+
+async def test_tls_is_1_2_or_later(tmp_path: Path, ca: Authority, open_at: Listen) -> None:
+    """A client of today is served over TLS, one that offers TLS 1.1 at most is refused."""
+    context = tls_context(*ca.files(tmp_path, "localhost"))
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    listener = await open_at(tls=context)
+    assert listener.url.startswith("https://127.0.0.1:")
+    assert (await talk(listener, get("/v2/"), ca.client())).endswith(b"/v2/")
+    old = ca.client()
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):  # an alert, or what is left of it after the close
+        await talk(listener, get("/v2/"), old)
+
+
+async def test_bad_tls_files_are_an_error(tmp_path: Path) -> None:
+    """Files that are missing or hold no certificate are told at start."""
+    with pytest.raises(FileNotFoundError):
+        tls_context(tmp_path / "none.crt", tmp_path / "none.key")
+    (tmp_path / "bad.pem").write_text("not a certificate")
+    with pytest.raises(ssl.SSLError):
+        tls_context(tmp_path / "bad.pem", tmp_path / "bad.pem")
+
+
+async def test_a_tls_hello_on_a_plain_port_is_answered_at_once(open_at: Listen) -> None:
+    """A client that tries https first hears an error quickly and falls back (C06)."""
+    hello = bytes.fromhex("16030100a5010000a10303") + b"\0" * 155 + b"\r\n\r\n"
+    assert (await talk(await open_at(), hello)).startswith(b"HTTP/1.0 400")
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        pytest.param("/v2/a/manifests/b?ns=x", "/v2/a/manifests/b", id="origin form"),
+        pytest.param("http://evil.example/v2/a/manifests/b", "/v2/a/manifests/b", id="absolute form"),
+        pytest.param("https://evil.example:444/v2/a", "/v2/a", id="absolute form, other scheme"),
+        pytest.param("http://u:p@evil.example/v2/a", "/v2/a", id="absolute form with userinfo"),
+        pytest.param("/v2/a%2Fb/%2e%2e/x", "/v2/a%2Fb/%2e%2e/x", id="escapes are kept"),
+        pytest.param("//v2/a", "//v2/a", id="two slashes"),
+        pytest.param("//evil.example/v2/a", "//evil.example/v2/a", id="two slashes and a host"),
+        pytest.param("/v2/./a", "/v2/./a", id="dot"),
+        pytest.param("/v2/../a", "/v2/../a", id="dots"),
+        pytest.param("/v2/a/", "/v2/a/", id="trailing slash"),
+    ],
+)
+@pytest.mark.parametrize("host", ["cache.local", "evil.example", "127.0.0.1:1"])
+async def test_neither_host_nor_absolute_form_changes_the_path(
+    open_at: Listen, target: str, path: str, host: str
+) -> None:
+    """The path that is parsed is the target's own, byte for byte, whatever the authority says (V11)."""
+    sent = get(target, "X-Forwarded-Host: evil.example", "X-Forwarded-Proto: https", "X-Original-URL: /v2/z", host=host)
+    answer = await talk(await open_at(), sent)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.partition(b"\r\n\r\n")[2] == path.encode()
+
+
+async def test_methods_are_not_overridden_by_headers(open_at: Listen) -> None:
+    """X-HTTP-Method-Override means nothing (T09)."""
+    assert b"X-Method: GET\r\n" in await talk(await open_at(), get("/v2/", "X-HTTP-Method-Override: DELETE"))
+
+
+@pytest.mark.parametrize("where", ["field", "target"])
+async def test_headers_of_60_kib_are_taken_and_of_more_than_64_are_not(open_at: Listen, where: str) -> None:
+    """Long tokens and long ranges pass; beyond 64 KiB the answer is a 400 and the connection ends (X05)."""
+
+    def sized(length: int) -> bytes:
+        return get("/v2/", "X: " + "y" * length) if where == "field" else get("/v2/" + "y" * length)
+
+    listener = await open_at()
+    assert (await talk(listener, sized(60 << 10))).startswith(b"HTTP/1.1 200")
+    answer = await talk(listener, sized(HEADER_MAX + 100))
+    assert answer == b"" or answer.startswith(b"HTTP/1.0 400")  # nothing, if the close overtook what was still sent
+
+
+MALFORMED = [
+    pytest.param(b"nonsense\r\n\r\n", id="no request line"),
+    pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n", id="no colon"),
+    pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", id="NUL"),
+    pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", id="two lengths"),
+    pytest.param(
+        b"POST /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        id="length and chunked",
+    ),
+    pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", id="folded"),
+    pytest.param(b"\x00\xff\xfe\r\n\r\n", id="bytes"),
+]
+
+
+@pytest.mark.parametrize("request_bytes", MALFORMED)
+async def test_a_malformed_request_is_refused_in_silence(
+    open_at: Listen, request_bytes: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A 400, the connection closed, what follows not executed, and not one line in any log (V45, T08)."""
+    caplog.set_level(0)
+    listener = await open_at()
+    for _ in range(20):
+        answer = await talk(listener, request_bytes + get("/v2/smuggled"))
+        assert answer.startswith(b"HTTP/1.0 400")
+        assert b"smuggled" not in answer.partition(b"\r\n\r\n")[2]
+        assert b"Traceback" not in answer
+    assert [record for record in caplog.records if record.name != "asyncio"] == []
+    assert "".join(capfd.readouterr()) == ""
+
+
+async def test_stopping_refuses_new_and_keeps_old_connections(open_at: Listen) -> None:
+    """After `stop_accepting` nobody new is let in, who is connected is answered, and `connections` counts them."""
+    listener = await open_at()  # stopped once more by the fixture, which is no error
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(listener))
+    writer.write(b"GET /v2/a HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (await reader.readuntil(b"/v2/a")).startswith(b"HTTP/1.1 200")
+    assert listener.connections == 1
+    await listener.stop_accepting()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port_of(listener))
+    writer.write(get("/v2/b"))
+    assert (await reader.read()).endswith(b"/v2/b")
+    writer.close()
+    await writer.wait_closed()
