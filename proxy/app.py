@@ -17,6 +17,7 @@ from proxy.listings import Listings
 from proxy.log import logger
 from proxy.manifests import Manifests
 from proxy.pull import Pull
+from proxy.reindex import reindex
 from proxy.rules import Rules
 from proxy.server.registry import Probes, Registry
 from proxy.store.opened import Disk, open_disk
@@ -24,6 +25,7 @@ from proxy.tags import Tags
 from proxy.tasks import Tasks
 from proxy.upstream.client import Clients
 from proxy.upstream.dialler import Resolver
+from proxy.uses import Uses
 
 log = logger("app")
 
@@ -55,6 +57,7 @@ class Rooms:
     pull: Pull
     listings: Listings
     hydrate: Hydrate
+    ground: Ground
     world: World
 
 
@@ -78,19 +81,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             )
         )
         stack.push_async_callback(tasks.stop)
-        ground = Ground(
-            blobs=disk.blobs,
-            records=disk.records,
-            index=disk.index,
-            parts=disk.parts,
-            threads=disk.threads,
-            upstreams=upstreams,
-            tasks=tasks,
-            events=events,
-            clock=world.clock,
-            monotonic=world.monotonic,
-            rng=world.rng,
-        )
+        ground = _ground(disk, upstreams, tasks, events, world)
         downloads = Downloads(ground, max_blob_bytes=config.limits.max_blob_bytes)
         manifests = Manifests(ground)
         tags = Tags(ground, manifests)
@@ -99,9 +90,41 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         hydrate = Hydrate(ground, pull, manifests, rules.route_in, concurrency=config.hydrate.concurrency)
         tasks.start(hydrate.listen(), name="hydrate: listen")
         tasks.start(hydrate.run(), name="hydrate: run")
+        if disk.index.is_new:
+            tasks.start(reindex(ground, manifests), name="reindex")
+        tasks.start(Uses(ground).listen(), name="uses: listen")
         yield Rooms(
-            config, rules, events, tasks, disk, upstreams, downloads, manifests, tags, pull, listings, hydrate, world
+            config,
+            rules,
+            events,
+            tasks,
+            disk,
+            upstreams,
+            downloads,
+            manifests,
+            tags,
+            pull,
+            listings,
+            hydrate,
+            ground,
+            world,
         )
+
+
+def _ground(disk: Disk, upstreams: Clients, tasks: Tasks, events: Events, world: World) -> Ground:
+    return Ground(
+        blobs=disk.blobs,
+        records=disk.records,
+        index=disk.index,
+        parts=disk.parts,
+        threads=disk.threads,
+        upstreams=upstreams,
+        tasks=tasks,
+        events=events,
+        clock=world.clock,
+        monotonic=world.monotonic,
+        rng=world.rng,
+    )
 
 
 def registry_of(rooms: Rooms, probes: Probes, observe: Callable[[Exchange], None]) -> Registry:

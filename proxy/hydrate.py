@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache, TTLCache
 
 from proxy.downloads.bell import Bell
 from proxy.errors import CisternError, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
@@ -31,16 +31,17 @@ BACKOFF_MAX_S: Final = 600.0
 IDLE_S: Final = 30.0  # the queue is looked at this often without being told
 OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
 SEEN_MAX: Final = 10_000  # manifests and blobs heard of, in memory
+SEEN_S: Final = 600.0  # a blob asked for again after this looks for its image again: it may have been evicted
 HEARD_MAX: Final = 10_000
 
 
 class Wait(Protocol):
     """Waits for a signal, or at most `seconds`: given, so that a test decides when time has passed."""
 
-    async def __call__(self, signal: Awaitable[None], seconds: float) -> None: ...
+    async def __call__(self, signal: Awaitable[object], seconds: float) -> None: ...
 
 
-async def wait_at_most(signal: Awaitable[None], seconds: float) -> None:
+async def wait_at_most(signal: Awaitable[object], seconds: float) -> None:
     """The Wait of a running server."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -71,15 +72,16 @@ class Hydrate:
         self._clock = ground.clock
         self._rng = ground.rng
         self._wait = wait
-        self._bell = Bell()
+        self._wake = asyncio.Event()
+        self._rested = Bell()  # rings when a job has been tried
         self._heard: asyncio.Queue[ManifestFetched | BlobAsked] = asyncio.Queue(HEARD_MAX)
         self._working: set[tuple[Place, Digest]] = set()
         self._noted: LRUCache[tuple[Place, Digest], bool] = LRUCache(SEEN_MAX)
-        self._seen: LRUCache[tuple[Place, Digest], bool] = LRUCache(SEEN_MAX)
+        self._seen: TTLCache[tuple[Place, Digest], bool] = TTLCache(SEEN_MAX, SEEN_S, timer=ground.clock)
         ground.events.listen(ManifestFetched, lambda event: self._hear(event, self._noted))
         ground.events.listen(BlobAsked, lambda event: self._hear(event, self._seen))
 
-    def _hear(self, event: ManifestFetched | BlobAsked, known: LRUCache[tuple[Place, Digest], bool]) -> None:
+    def _hear(self, event: ManifestFetched | BlobAsked, known: Cache[tuple[Place, Digest], bool]) -> None:
         """Take an event once per place and digest. A full queue drops it: the next client's request tells again."""
         key = (event.route.place, event.digest)
         if event.route.hydrate and key not in known and not self._heard.full():
@@ -106,7 +108,7 @@ class Hydrate:
 
     def wake(self) -> None:
         """Look at the queue now."""
-        self._bell.ring()
+        self._wake.set()
 
     async def _note_fetched(self, route: Route, digest: Digest) -> None:
         held = await self._manifests.held(route.place, digest)
@@ -127,19 +129,24 @@ class Hydrate:
                 continue
             now = self._clock()
             job = Job(place=route.place, rule=route.rule, manifest=parent.digest, queued_at=now, due_at=now)
-            if await self._index.enqueue(job):
-                self._bell.ring()
+            if not await self._is_whole(parent) and await self._index.enqueue(job):
+                self._wake.set()
+
+    async def _is_whole(self, image: Parent) -> bool:
+        children = await self._index.children_of(image.place, image.digest)
+        return all([await self._pull.holds(image.place, digest) for digest, _size, _is_manifest in children])
 
     async def run(self) -> None:
         """Work the queue until cancelled: jobs that are due, the oldest first."""
         while True:
+            self._wake.clear()  # before looking: what comes meanwhile is looked at next
             for job in await self.queued():
                 key = (job.place, job.manifest)
                 if job.due_at <= self._clock() and key not in self._working:
                     await self._images.acquire()
                     self._working.add(key)
                     self._tasks.start(self._work(job), name=f"hydrate {job.manifest}")
-            await self._wait(self._bell.wait(), IDLE_S)
+            await self._wait(self._wake.wait(), IDLE_S)
 
     async def queued(self) -> Sequence[Job]:
         """Jobs that have not ended, by when they are due."""
@@ -148,7 +155,7 @@ class Hydrate:
     async def postponed(self) -> Sequence[Job]:
         """Wait until a job has been put off, and no other is at work; the queue then."""
         while self._working or not any(job.attempts for job in await self.queued()):
-            await self._bell.wait()
+            await self._rested.wait()
         return await self.queued()
 
     async def _work(self, job: Job) -> None:
@@ -158,9 +165,9 @@ class Hydrate:
         finally:
             self._images.release()
             self._working.discard((job.place, job.manifest))
-            self._bell.ring()
+            self._wake.set()
+            self._rested.ring()
         if ended.state != "queued":
-            self._seen.clear()  # an image evicted later may be wanted again
             self._events.publish(HydrationEnded(ended.place, ended.manifest, ended.state, ended.error))
 
     async def _attempt(self, job: Job) -> Job:

@@ -158,13 +158,17 @@ class Pull:
     async def fill(self, route: Route, digest: Digest, size: int | None) -> None:
         """Make a blob present without a client: the same road, waited for to its end. Raises as `blob` does."""
         self._refuse_blocked(digest)
-        if await self._records.link(route.place, digest) is not None and await self._store.stat(digest) is not None:
+        if await self.holds(route.place, digest):
             return
         if await self._somebody_has(digest):
             await self._prove(route, digest)
             if await self._store.stat(digest) is not None:
                 return
         await self._downloads.fill(digest, Origin(route.source, size))
+
+    async def holds(self, place: Place, digest: Digest) -> bool:
+        """Whether a place holds a digest whose bytes are here."""
+        return await self._records.link(place, digest) is not None and await self._somebody_has(digest)
 
     async def _somebody_has(self, digest: Digest) -> bool:
         try:

@@ -33,11 +33,12 @@ OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
 
 
 class Fill:
-    """Fills one transfer's part until it is complete and verified; `part` is open from `start` to `close`."""
+    """Fills one transfer's part until it is complete and verified. The part is the caller's to open and close."""
 
     def __init__(
         self,
         ground: Ground,
+        part: Part,
         transfer: Transfer,
         max_blob_bytes: int,
         yield_to_clients: Callable[[], Awaitable[None]],
@@ -48,21 +49,18 @@ class Fill:
         self._yield_to_clients = yield_to_clients
         self._spliced = False  # the part holds bytes of more than one answer
         self._ask_ranges = True
-        self.part: Part
-        self._appender: Appender
+        self.part = part
+        self._appender = Appender(part, ground.tasks, self._grown)
 
     async def start(self) -> None:
-        """Open the part, keeping what an earlier process left of it. OSError: the disk refuses."""
-        transfer = self._transfer
-        self.part = await Part.open(self._ground.parts, transfer.digest, self._ground.threads)
-        hint = transfer.origins[0].size_hint
-        if self.part.frontier:
+        """Take over what an earlier process left of the part. OSError: the disk refuses."""
+        transfer, kept = self._transfer, self.part.frontier
+        if kept:
             self._spliced = True
             # At least one byte is asked for, so that the answer shows the origin to hold the blob.
-            if hint is not None and self.part.frontier >= hint:
-                await self.part.rewind(max(0, hint - 1))
+            hint = transfer.origins[0].size_hint
+            await self.part.rewind(max(0, min(kept, kept if hint is None else hint) - 1))
         transfer.show(self.part.share(), self.part.frontier)
-        self._appender = Appender(self.part, self._ground.tasks, self._grown)
 
     async def run(self) -> None:
         """Receive and verify; on return the part is whole and its digest confirmed. Raises UpstreamFault or OSError."""

@@ -9,6 +9,7 @@ import asyncio
 
 from proxy.downloads.bell import Bell
 from proxy.downloads.fill import Fill
+from proxy.downloads.part import Part
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.errors import BlobUnknown, CisternError, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound
 from proxy.events import BlobStored, NotStored
@@ -98,27 +99,28 @@ class Downloads:
             transfer.verify()
             return
         started = self._ground.monotonic()
-        fill = Fill(self._ground, transfer, self._max_blob_bytes, lambda: self._yield_to_clients(transfer))
-        await fill.start()
+        part = await Part.open(self._ground.parts, transfer.digest, self._ground.threads)
         try:
+            fill = Fill(self._ground, part, transfer, self._max_blob_bytes, lambda: self._yield_to_clients(transfer))
+            await fill.start()
             await fill.run()
             transfer.verify()  # nobody waits for the commit
-            await self._keep(transfer, fill, started)
+            await self._keep(transfer, part, started)
         except (UpstreamLied, UpstreamNotFound):
-            await fill.part.discard()
+            await part.discard()
             raise
         finally:
-            fill.part.close()
+            part.close()
 
-    async def _keep(self, transfer: Transfer, fill: Fill, started: float) -> None:
+    async def _keep(self, transfer: Transfer, part: Part, started: float) -> None:
         """Hand the verified part to the store. A disk that refuses is no fault of the readers: they have all bytes."""
-        place, size = transfer.origins[0].source.place, fill.part.frontier
+        place, size = transfer.origins[0].source.place, part.frontier
         try:
-            await self._ground.blobs.adopt(fill.part.path, transfer.digest, size)
+            await self._ground.blobs.adopt(part.path, transfer.digest, size)
             await self._ground.records.save_links([Link(place, transfer.digest, None, size)])
         except OSError as error:
             self._ground.events.publish(NotStored(place, transfer.digest, "disk", str(error)))
-            await fill.part.discard()
+            await part.discard()
             return
         self._ground.events.publish(BlobStored(place, transfer.digest, size, self._ground.monotonic() - started))
 

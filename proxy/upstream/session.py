@@ -9,8 +9,7 @@ import asyncio
 import enum
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final
@@ -21,11 +20,12 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from proxy import __version__
-from proxy.errors import DialRefused, UpstreamFault, UpstreamLied, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import DialRefused, UpstreamFault, UpstreamLied
 from proxy.upstream import addresses, answers, dialler
 from proxy.upstream.addresses import Address, Kind
-from proxy.upstream.dialler import AddressRefused, Names, Policy
+from proxy.upstream.dialler import Names, Policy
 from proxy.upstream.egress import Egress, Proxy
+from proxy.upstream.faults import faults
 from proxy.upstream.settings import UpstreamSettings
 from proxy.upstream.trust import Trusted, host_of, may_tunnel, same_origin
 
@@ -65,39 +65,6 @@ class Lane(enum.Enum):
     PROXIED = "proxied"
 
 
-@contextmanager
-def faults(upstream: str) -> Iterator[None]:
-    """Translate what aiohttp and asyncio raise into our errors."""
-    try:
-        yield
-    except TimeoutError:
-        raise UpstreamTimeout(upstream, "it did not answer in time") from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise _fault(upstream, error) from None
-
-
-def _fault(upstream: str, error: Exception) -> UpstreamFault:
-    inner = getattr(error, "os_error", error)
-    why = getattr(inner, "strerror", None) or type(inner).__name__
-    if isinstance(inner, AddressRefused):
-        return DialRefused(upstream, f"not dialled: {inner.why}")
-    if isinstance(error, aiohttp.InvalidURL):
-        return DialRefused(upstream, "not dialled: its URL is none")
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return UpstreamUnavailable(upstream, f"its certificate is refused: {error.certificate_error}")
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return UpstreamUnavailable(upstream, f"TLS failed: {why}")
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return UpstreamUnavailable(upstream, f"the proxy on the way answered {error.status}")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return UpstreamLied(upstream, "its answer is not valid HTTP")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return UpstreamUnavailable(upstream, "its answer was cut short")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return UpstreamUnavailable(upstream, f"it cannot be reached: {why}")
-    return UpstreamUnavailable(upstream, f"the connection failed ({type(error).__name__})")
-
-
 class Exchange:
     """An answer whose headers are here. Whoever holds it closes it; `close` may be called again."""
 
@@ -126,15 +93,21 @@ class Exchange:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises UpstreamUnavailable on a cut, UpstreamTimeout on a stall."""
-        stall_s = self._wire.settings.timeouts.stall_s
-        while True:
-            with faults(self._wire.upstream):
-                async with asyncio.timeout(stall_s):
-                    chunk = await self._response.content.readany()
-            if not chunk:
-                return
-            self.received += len(chunk)
-            yield chunk
+        stall_s, content = self._wire.settings.timeouts.stall_s, self._response.content
+        with faults(self._wire.upstream):
+            try:
+                while True:
+                    async with asyncio.timeout(stall_s):
+                        chunk = await content.readany()
+                    if not chunk:
+                        return
+                    self.received += len(chunk)
+                    yield chunk
+            except aiohttp.ClientError:
+                if unread := _unread(content):
+                    self.received += len(unread)
+                    yield unread
+                raise
 
     async def read(self, limit: int) -> bytes:
         """The whole body, inflated if need be, at most `limit` bytes; raises UpstreamLied on more."""
@@ -171,6 +144,12 @@ class Exchange:
             self._is_closed = True
             quota = answers.quota_remaining(self.headers) if self.is_home else None
             self._wire.report(self._kind, str(self.status), self._seconds, self.received, quota)
+
+
+def _unread(content: aiohttp.StreamReader) -> bytes:
+    """What had arrived before the connection broke: aiohttp's reader raises before it gives that, up to 256 KiB."""
+    content.set_exception(None)  # type: ignore[arg-type]  # the one public way to the buffer; 3.14.5 takes None
+    return content.read_nowait()
 
 
 class Wire:

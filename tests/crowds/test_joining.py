@@ -169,5 +169,5 @@ async def test_a_kept_part_is_resumed_by_the_next_process(
         await proxy.quiet()
         assert proxy.stored(big.digest) == big.data
     (resumed,) = registry.recorded(big.digest)
-    assert resumed.headers["Range"] == f"bytes={3 * MIB}-"
-    assert registry.bytes_for(big.digest) == big.size - 3 * MIB
+    assert resumed.headers["Range"] == f"bytes={3 * MIB - 1}-"
+    assert registry.bytes_for(big.digest) == big.size - 3 * MIB + 1

@@ -54,6 +54,7 @@ METRICS: Final = sorted(
     {
         node.value
         for path in python_files("proxy")
+        if "metrics" in path.relative_to(ROOT).with_suffix("").parts
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)

@@ -1,0 +1,45 @@
+"""What aiohttp and asyncio raise, translated at the border into our errors.
+
+aiohttp's errors carry whole URLs, and those may be signed: they end here and are no cause of ours.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiohttp
+
+from proxy.errors import DialRefused, UpstreamFault, UpstreamLied, UpstreamTimeout, UpstreamUnavailable
+from proxy.upstream.dialler import AddressRefused
+
+
+@contextmanager
+def faults(upstream: str) -> Iterator[None]:
+    """Translate what aiohttp and asyncio raise into our errors."""
+    try:
+        yield
+    except TimeoutError:
+        raise UpstreamTimeout(upstream, "it did not answer in time") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise _fault(upstream, error) from None
+
+
+def _fault(upstream: str, error: Exception) -> UpstreamFault:
+    inner = getattr(error, "os_error", error)
+    why = getattr(inner, "strerror", None) or type(inner).__name__
+    if isinstance(inner, AddressRefused):
+        return DialRefused(upstream, f"not dialled: {inner.why}")
+    if isinstance(error, aiohttp.InvalidURL):
+        return DialRefused(upstream, "not dialled: its URL is none")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return UpstreamUnavailable(upstream, f"its certificate is refused: {error.certificate_error}")
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return UpstreamUnavailable(upstream, f"TLS failed: {why}")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return UpstreamUnavailable(upstream, f"the proxy on the way answered {error.status}")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return UpstreamLied(upstream, "its answer is not valid HTTP")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return UpstreamUnavailable(upstream, "its answer was cut short")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return UpstreamUnavailable(upstream, f"it cannot be reached: {why}")
+    return UpstreamUnavailable(upstream, f"the connection failed ({type(error).__name__})")
