@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Self
 
+from proxy.downloads.bell import Bell
 from proxy.tasks import Tasks
 
 PIECE = 16 * 1024
@@ -60,6 +61,7 @@ class FaultProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._stalled = asyncio.Event()
+        self._moved = Bell()
         self._tasks = Tasks()
         self._server: asyncio.Server | None = None
         self._port = 0
@@ -110,6 +112,11 @@ class FaultProxy:
     async def stalled(self) -> None:
         """Wait until a connection or bytes have arrived that are held back."""
         await self._stalled.wait()
+
+    async def carried(self, road: Road, count: int) -> None:
+        """Wait until a road has carried `count` bytes in all."""
+        while road.carried_bytes < count:
+            await self._moved.wait()
 
     def cut(self) -> None:
         """Close every connection now, with FIN, in both directions."""
@@ -166,6 +173,7 @@ class FaultProxy:
             await writer.drain()
             carried += len(piece[:left])
             road.carried_bytes += len(piece[:left])
+            self._moved.ring()
             if left < len(piece) or carried == road.cut_after:
                 await self._end(road, writer, other)
         if writer.can_write_eof():

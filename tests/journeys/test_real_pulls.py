@@ -1,0 +1,199 @@
+"""Debian's containerd, skopeo and podman pull real images through a Cistern process from a real docker-registry.
+
+Every pull is followed by the same three questions: is the image whole in the store, did each blob leave the origin
+once, and does a second pull ask the origin for no blob?
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cistern import CisternProcess, assert_image_whole, assert_store_true
+from tests.support.clients import Containerd, Mirror, Podman, skopeo_copy, skopeo_holds, write_hosts
+from tests.support.faults import FaultProxy
+from tests.support.images import Image
+from tests.support.origin import Origin, View
+from tests.support.real import RealImages
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]
+MIB = 1 << 20
+
+
+def config(**upstreams: str) -> dict[str, object]:
+    """A config with these upstreams: name (`_` for `.`) -> URL."""
+    return {
+        "upstreams": {
+            name.replace("_", "."): {"endpoints": [{"url": url}], "plain_http": True, "proxy": "none"}
+            for name, url in upstreams.items()
+        }
+    }
+
+
+@pytest.fixture
+async def cistern(short_tmp: Path, origin: View) -> AsyncIterator[CisternProcess]:
+    """A Cistern process in front of the real registry, which it calls real.example."""
+    async with CisternProcess(short_tmp / "cistern", config(real_example=origin.url)) as running:
+        yield running
+
+
+async def kept(cistern: CisternProcess, *pulled: Image) -> None:
+    """Wait until each pulled platform image is hydrated, and re-hash it in the store."""
+    for image in pulled:
+        await cistern.logged(
+            lambda line, digest=str(image.digest): line["event"] == "hydration ended" and line["manifest"] == digest  # type: ignore[misc]
+        )
+        assert_image_whole(cistern.cache_dir, image)
+    assert_store_true(cistern.cache_dir)
+
+
+def hosts_for(folder: Path, cistern: CisternProcess, *, server: str | None = None) -> Path:
+    return write_hosts(folder / "hosts", "_default", [Mirror(cistern.registry_url)], server=server)
+
+
+@pytest.mark.parametrize("name", ["layered", "docker"])
+async def test_ctr_pulls_and_a_fresh_node_pulls_with_the_origin_stopped(
+    cistern: CisternProcess, origin: View, real: RealImages, containerd: Containerd, tmp_path: Path, name: str
+) -> None:
+    """containerd pulls an image of several layers; a fresh node pulls it whole while the origin is down."""
+    image: Image = getattr(real, name)
+    hosts, reference = hosts_for(tmp_path, cistern), f"real.example/real/{name}:1"
+    (await containerd.pull(reference, hosts_dir=hosts)).check()
+    await containerd.holds(image)
+    await kept(cistern, image)
+    await origin.fetched_once(image.all_blobs())
+    await origin.forget()
+    origin.stop()
+    await containerd.fresh()
+    (await containerd.pull(reference, hosts_dir=hosts)).check()
+    await containerd.holds(image)
+    origin.start()
+    assert await origin.blob_requests() == []
+
+
+async def test_ctr_pulls_one_platform_of_an_index(
+    cistern: CisternProcess, origin: View, real: RealImages, containerd: Containerd, tmp_path: Path
+) -> None:
+    """Of an index with two platforms the one that was asked for is pulled, kept and hydrated; then the other too."""
+    amd64, arm64 = real.platforms.children
+    hosts, reference = hosts_for(tmp_path, cistern), "real.example/real/platforms:1"
+    (await containerd.pull(reference, hosts_dir=hosts)).check()
+    await kept(cistern, amd64)
+    assert [await origin.requests_for(blob.digest) for blob in arm64.blobs if blob not in amd64.blobs] == [0, 0]
+    await containerd.fresh()
+    (await containerd.pull(reference, hosts_dir=hosts, all_platforms=True)).check()
+    await containerd.holds(real.platforms)
+    await kept(cistern, arm64)
+    assert_image_whole(cistern.cache_dir, real.platforms)
+    await origin.fetched_once(real.platforms.all_blobs())
+    await origin.forget()
+    await containerd.fresh()
+    (await containerd.pull(reference, hosts_dir=hosts, all_platforms=True)).check()
+    assert await origin.blob_requests() == []
+
+
+async def test_ctr_pulls_by_digest(
+    cistern: CisternProcess, origin: View, real: RealImages, containerd: Containerd, tmp_path: Path
+) -> None:
+    """An image that has no tag is pulled by its digest."""
+    reference = f"real.example/real/digest@{real.by_digest.digest}"
+    hosts = hosts_for(tmp_path, cistern)
+    (await containerd.pull(reference, hosts_dir=hosts)).check()
+    await containerd.holds(real.by_digest)
+    await kept(cistern, real.by_digest)
+    await origin.fetched_once(real.by_digest.all_blobs())
+    await origin.forget()
+    await containerd.fresh()
+    (await containerd.pull(reference, hosts_dir=hosts)).check()
+    assert await origin.requests() == []
+
+
+async def test_skopeo_copies_by_path(cistern: CisternProcess, origin: View, real: RealImages, tmp_path: Path) -> None:
+    """skopeo copies by the upstream's name as path prefix; the second copy, origin stopped, is the same."""
+    reference = f"{cistern.netloc}/real.example/real/layered:1"
+    (await skopeo_copy(reference, tmp_path / "first")).check()
+    skopeo_holds(tmp_path / "first", real.layered)
+    await kept(cistern, real.layered)
+    await origin.fetched_once(real.layered.all_blobs())
+    origin.stop()
+    (await skopeo_copy(reference, tmp_path / "second")).check()
+    skopeo_holds(tmp_path / "second", real.layered)
+
+
+async def test_podman_pulls_through_its_mirror(
+    cistern: CisternProcess, origin: View, real: RealImages, podman: Podman
+) -> None:
+    """podman pulls by its registries.conf; a second pull asks the origin for no blob."""
+    podman.mirrors({"real.example": [f"{cistern.netloc}/real.example"]})
+    (await podman.pull("real.example/real/docker:1")).check()
+    await kept(cistern, real.docker)
+    await origin.fetched_once(real.docker.all_blobs())
+    await origin.forget()
+    await podman.remove()
+    podman.mirrors({"real.example": [f"{cistern.netloc}/real.example"]})
+    (await podman.pull("real.example/real/docker:1")).check()
+    assert await origin.blob_requests() == []
+
+
+async def test_one_default_entry_serves_two_upstreams_by_ns(
+    short_tmp: Path, origin: View, real: RealImages, containerd: Containerd, tmp_path: Path
+) -> None:
+    """One `_default` hosts.toml mirrors every registry: two origins, told apart by `ns`, one Cistern."""
+    other = Origin(tmp_path / "other")
+    other.add("side/app", "1", real.by_digest)
+    other.start()
+    try:
+        upstreams = config(real_example=origin.url, side_example=other.url)
+        async with CisternProcess(short_tmp / "cistern", upstreams) as cistern:
+            hosts = hosts_for(tmp_path, cistern)
+            (await containerd.pull("real.example/real/docker:1", hosts_dir=hosts)).check()
+            (await containerd.pull("side.example/side/app:1", hosts_dir=hosts)).check()
+            await containerd.holds(real.docker)
+            await containerd.holds(real.by_digest)
+            await kept(cistern, real.docker, real.by_digest)
+            assert await origin.requests(lambda access: "side/" in access.path or "ns=" in access.query) == []
+    finally:
+        other.stop()
+
+
+async def test_killed_in_mid_pull_it_goes_on_where_it_was(
+    short_tmp: Path, origin: View, real: RealImages, containerd: Containerd, tmp_path: Path
+) -> None:
+    """SIGKILL in mid-pull: nothing partial is visible, the next process fetches at most 8 MiB again, the pull ends."""
+    image = real.layered
+    total = sum(blob.size for blob in image.all_blobs())
+    host, _, port = origin.address.rpartition(":")
+    async with FaultProxy(host, int(port)) as road:
+        road.down.bytes_per_s = 60 * MIB
+        async with CisternProcess(short_tmp / "cistern", config(real_example=road.url)) as cistern:
+            hosts, reference = hosts_for(tmp_path, cistern), "real.example/real/layered:1"
+            pulling = asyncio.ensure_future(containerd.pull(reference, hosts_dir=hosts))
+            await road.carried(road.down, total // 3)
+            await cistern.kill()
+            assert (await pulling).code != 0
+            assert_store_true(cistern.cache_dir)
+            road.down.bytes_per_s = None
+            await cistern.start()
+            (await containerd.pull(reference, hosts_dir=hosts)).check()
+            await containerd.holds(image)
+            await kept(cistern, image)
+        assert road.down.carried_bytes <= total + 8 * MIB
+
+
+async def test_with_cistern_stopped_ctr_goes_to_the_origin(
+    cistern: CisternProcess, origin: View, real: RealImages, containerd: Containerd, tmp_path: Path
+) -> None:
+    """A node whose mirror is gone pulls from the origin itself, and loses less than two seconds by trying."""
+    direct = write_hosts(tmp_path / "direct", "_default", [Mirror(origin.url)])
+    began = time.monotonic()
+    (await containerd.pull("real.example/real/docker:1", hosts_dir=direct)).check()
+    alone_s = time.monotonic() - began
+    await containerd.fresh()
+    hosts = hosts_for(tmp_path, cistern, server=origin.url)
+    assert await cistern.terminate() == 0
+    began = time.monotonic()
+    (await containerd.pull("real.example/real/docker:1", hosts_dir=hosts)).check()
+    assert time.monotonic() - began < alone_s + 2.0
+    await containerd.holds(real.docker)
