@@ -134,7 +134,7 @@ class Pull:
         if want_body:
             self._events.publish(BlobAsked(route, digest))
         link = await self._records.link(route.place, digest)
-        if link is None and await self._somebody_has(digest):
+        if link is None and not self._fetches(route.place, digest) and await self._somebody_has(digest):
             await self._prove(route, digest)
             link = await self._records.link(route.place, digest)
         held = await self._read(route.place, digest) if link is not None else None
@@ -148,22 +148,31 @@ class Pull:
 
     async def _join(self, route: Route, digest: Digest, origin: Origin) -> BlobAnswer:
         """Join a running transfer, proven first if another place started it; or start one."""
-        running = self._downloads.find(digest)
-        if running is not None and all(known.source.place != route.place for known in running.origins):
+        if self._downloads.find(digest) is not None and not self._fetches(route.place, digest):
             await self._prove(route, digest)
         # No await between this look and the entry.
         outcome = COLLAPSED if self._downloads.find(digest) is not None else MISS
         return BlobAnswer(outcome, reader=self._downloads.join(digest, origin))
+
+    def _fetches(self, place: Place, digest: Digest) -> bool:
+        """Whether a running transfer has this very place among its origins: its readers need no other proof.
+
+        An origin that turns out not to hold the blob takes its own place's readers with it (`Transfer.dismiss`).
+        """
+        running = self._downloads.find(digest)
+        return running is not None and any(known.source.place == place for known in running.origins)
 
     async def fill(self, route: Route, digest: Digest, size: int | None) -> None:
         """Make a blob present without a client: the same road, waited for to its end. Raises as `blob` does."""
         self._refuse_blocked(digest)
         if await self.holds(route.place, digest):
             return
-        if await self._somebody_has(digest):
+        if not self._fetches(route.place, digest) and await self._somebody_has(digest):
             await self._prove(route, digest)
-            if await self._store.stat(digest) is not None:
+            if await self._somebody_has(digest):
                 return
+        if self._downloads.find(digest) is not None and not self._fetches(route.place, digest):
+            await self._prove(route, digest)
         await self._downloads.fill(digest, Origin(route.source, size))
 
     async def holds(self, place: Place, digest: Digest) -> bool:

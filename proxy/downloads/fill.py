@@ -14,6 +14,7 @@ from proxy.downloads.appender import Appender
 from proxy.downloads.part import Part
 from proxy.downloads.transfer import Transfer
 from proxy.errors import (
+    BlobUnknown,
     CisternError,
     UpstreamDenied,
     UpstreamLied,
@@ -30,6 +31,14 @@ from proxy.upstream.base import BlobBody, Priority
 
 FRUITLESS_MAX: Final = 3
 OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
+
+
+def told(transfer: Transfer, error: CisternError) -> CisternError:
+    """The error as the readers of the present origin hear it: a missing blob is named."""
+    if not isinstance(error, UpstreamNotFound):
+        return error
+    source = transfer.origins[0].source
+    return BlobUnknown(f"{source.upstream} has no blob {transfer.digest} in {source.repository}")
 
 
 class Fill:
@@ -71,8 +80,23 @@ class Fill:
             except (UpstreamLied, UpstreamDenied, UpstreamNotFound) as error:
                 if not await self._try_again(error):
                     raise
+            except OUTAGES as error:
+                if not self._go_elsewhere(error):
+                    raise
             else:
                 return
+
+    def _go_elsewhere(self, error: CisternError) -> bool:
+        """Whether an alternate takes over from an origin that is away. One that had answered keeps its readers."""
+        transfer = self._transfer
+        if len(transfer.origins) == 1:
+            return False
+        if transfer.opened:
+            transfer.origins.popleft()
+        else:
+            transfer.dismiss(transfer.origins[0].source.place, error)
+        self._spliced = self._spliced or self.part.frontier > 0
+        return True
 
     async def _confirm(self) -> None:
         await self._appender.caught_up()
@@ -89,7 +113,7 @@ class Fill:
         if isinstance(error, WrongDigest) and self._spliced:
             self._spliced = False
         elif len(transfer.origins) > 1:
-            transfer.origins.popleft()
+            transfer.dismiss(transfer.origins[0].source.place, told(transfer, error))
         else:
             return False
         await self._appender.caught_up()

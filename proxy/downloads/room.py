@@ -8,10 +8,10 @@ before it leaves the table.
 import asyncio
 
 from proxy.downloads.bell import Bell
-from proxy.downloads.fill import Fill
+from proxy.downloads.fill import Fill, told
 from proxy.downloads.part import Part
 from proxy.downloads.transfer import Origin, Reader, Transfer
-from proxy.errors import BlobUnknown, CisternError, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound
+from proxy.errors import CisternError, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound
 from proxy.events import BlobStored, NotStored
 from proxy.ground import Ground
 from proxy.log import logger
@@ -52,7 +52,7 @@ class Downloads:
 
         The caller has shown that `origin` holds the digest, unless it starts the transfer: then the answer shows it.
         """
-        reader = Reader(self._enter(digest, origin))
+        reader = Reader(self._enter(digest, origin), origin.source.place)
         self._calm.ring()
         return reader
 
@@ -74,11 +74,8 @@ class Downloads:
         try:
             await self._fill(transfer)
             error = None
-        except UpstreamNotFound:
-            source = transfer.origins[0].source
-            error = BlobUnknown(f"{source.upstream} has no blob {transfer.digest} in {source.repository}")
         except CisternError as fault:
-            error = fault
+            error = told(transfer, fault)
         except OSError as fault:
             error = Overloaded(f"the cache's disk refuses: {fault.strerror or fault}", retry_after_s=5.0)
         except Exception as fault:

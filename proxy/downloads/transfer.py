@@ -14,7 +14,7 @@ from typing import Final
 from proxy.downloads.bell import Bell
 from proxy.errors import CisternError, TransferFailed
 from proxy.oci import Digest
-from proxy.rules import Source
+from proxy.rules import Place, Source
 
 HOLD: Final = 64 << 10  # bytes at the end that wait for the digest (architecture: "holding back")
 
@@ -65,7 +65,7 @@ class Transfer:
             self.origins.append(origin)
 
     def show(self, file: io.FileIO, frontier: int) -> None:
-        """Give the file to read from; it is this transfer's to close, once it has settled and the last reader left."""
+        """Give the file to read from; it is this transfer's to close, once it has ended and the last reader left."""
         self._file, self.frontier = file, frontier
 
     def open(self, size: int | None) -> None:
@@ -74,6 +74,14 @@ class Transfer:
 
     def grow(self, frontier: int) -> None:
         self.frontier = frontier
+        self.bell.ring()
+
+    def dismiss(self, place: Place, error: CisternError) -> None:
+        """Give up the present origin: its own readers end with `error`, since only another place holds the blob now."""
+        self.origins.popleft()
+        for reader in self.readers:
+            if reader.place == place:
+                reader.error = error
         self.bell.ring()
 
     def restart(self, error: CisternError) -> None:
@@ -105,7 +113,8 @@ class Transfer:
             raise self.error
 
     def release(self) -> None:
-        if self._file is not None and self.settled and not self.readers:
+        # Not before the end: until the blob is adopted a new reader may still join, and needs the file.
+        if self._file is not None and self.ended and not self.readers:
             self._file.close()
             self._file = None
 
@@ -119,8 +128,9 @@ class Transfer:
 class Reader:
     """One client's view of a transfer, entered at creation. Close it always."""
 
-    def __init__(self, transfer: Transfer) -> None:
+    def __init__(self, transfer: Transfer, place: Place) -> None:
         self.transfer = transfer
+        self.place = place  # where its client asked: what that place may not show, it does not get
         self.error: CisternError | None = None
         self.taken = False  # bytes may have left: a restart from zero would splice
         self._file: io.FileIO | None = None
@@ -135,8 +145,8 @@ class Reader:
         """
         transfer = self.transfer
         while True:
-            if transfer.error is not None:
-                raise transfer.error
+            if (error := self.error or transfer.error) is not None:
+                raise error
             small = transfer.size is not None and transfer.size <= HOLD
             if transfer.verified or (transfer.opened and not small):
                 return transfer.size
@@ -144,9 +154,9 @@ class Reader:
 
     async def whole(self) -> int:
         """Wait until the blob is verified; its size in bytes. Raises the transfer's error."""
-        while not self.transfer.verified:
-            if self.transfer.error is not None:
-                raise self.transfer.error
+        while self.error is not None or not self.transfer.verified:
+            if (error := self.error or self.transfer.error) is not None:
+                raise error
             await self.transfer.bell.wait()
         return self.transfer.frontier
 

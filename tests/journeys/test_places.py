@@ -11,6 +11,7 @@ from tests.support.clock import Clock
 from tests.support.images import Blob, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy, running
 from tests.support.registry import Registry
+from tests.support.site import settled
 from tests.support.wire import Gate
 
 
@@ -75,6 +76,64 @@ async def test_joining_a_running_transfer_needs_proof_too(proxy: Proxy, registry
     gate.open()
     assert await first.rest() == await second.rest() == secret.data
     assert registry.requests_for(secret.digest) == 1
+    await proxy.quiet()
+
+
+@pytest.mark.parametrize("asked", ["GET", "range"])
+async def test_whoever_started_a_transfer_without_holding_the_blob_gets_none_of_it(
+    proxy: Proxy, registry: Registry, secret: Blob, asked: str
+) -> None:
+    """A place that asks first, whose upstream answers late that it has no such blob, is not served another's bytes."""
+    gate = registry.hold_headers(f"/v2/team/other/blobs/{secret.digest}", methods=("GET",))
+    headers = {"Range": "bytes=0-9"} if asked == "range" else {}
+    first = await proxy.start_pull(secret, "team/other", **headers)
+    await gate.reached()
+    second = await proxy.start_pull(secret, "team/private")
+    while proxy.rooms.downloads.readers < 2:
+        await settled()
+    gate.open()
+    assert await second.rest() == secret.data
+    assert await first.head() == 404
+    await first.leave()
+    await proxy.quiet()
+    assert (await proxy.pull(secret, "team/other")).status == 404
+    assert proxy.stored(secret.digest) == secret.data
+
+
+async def test_an_origin_that_is_away_does_not_hold_up_another(proxy: Proxy, registry: Registry, secret: Blob) -> None:
+    """Who asked through a failing repository gets its failure; who joined through a good one gets the blob."""
+    failing = f"/v2/team/second/blobs/{secret.digest}"
+    gate = Gate()
+    registry.script(failing, script.error(503), script.gate_headers(gate))
+    first = await proxy.start_pull(secret, "team/second")
+    await gate.reached()
+    second = await proxy.start_pull(secret, "team/private")
+    while proxy.rooms.downloads.readers < 2:
+        await settled()
+    gate.open()
+    assert await second.rest() == secret.data
+    assert await first.head() == 503
+    await first.leave()
+    await proxy.quiet()
+
+
+async def test_a_transfer_cut_for_good_goes_on_from_another_repository(
+    proxy: Proxy, registry: Registry, secret: Blob
+) -> None:
+    """When resuming from the first origin fails, a proven second one goes on at the offset, and nobody notices."""
+    registry.add_blob("team/second", secret)
+    cut, gate = f"/v2/team/private/blobs/{secret.digest}", Gate()
+    registry.script(cut, script.error(503))
+    registry.script(cut, script.gate(gate, 150_000), script.cut(150_000), times=1)
+    first = await proxy.start_pull(secret, "team/private")
+    await gate.reached()
+    second = await proxy.start_pull(secret, "team/second")
+    while proxy.rooms.downloads.readers < 2:
+        await settled()
+    gate.open()
+    assert await first.rest() == await second.rest() == secret.data
+    (resumed,) = registry.recorded(f"/v2/team/second/blobs/{secret.digest}")
+    assert resumed.headers["Range"] == "bytes=150000-"
     await proxy.quiet()
 
 

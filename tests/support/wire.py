@@ -133,7 +133,8 @@ async def send(request: web.BaseRequest, answer: Answer, record: Recorded) -> we
     transport = request.transport
     if transport is None or transport.is_closing():
         return Sent(answer.status, reusable=False)
-    transport.set_write_buffer_limits(high=0)  # "sent" means taken by the kernel
+    # "Sent" means taken by the kernel. Not 0: over TLS asyncio would then pause for ever (3.11, sslproto).
+    transport.set_write_buffer_limits(high=1)
     bare = request.method == "HEAD" or answer.status in (204, 304)
     transport.write(_head(answer, bare))
     if bare:
