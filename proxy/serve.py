@@ -10,7 +10,7 @@ import resource
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,16 @@ from proxy import __version__
 from proxy.app import Rooms, World, open_rooms, registry_of
 from proxy.config import Address, Config, warnings
 from proxy.errors import CisternError
-from proxy.health import Health, Hearing, Look, Phase
+from proxy.evict import Evict
+from proxy.explain import Explain
+from proxy.health import Health, Hearing, Look, LoopLag, Phase, oldest_s
+from proxy.holdings import Holdings
+from proxy.images import Images
 from proxy.journal import Journal
-from proxy.log import Format, configure, logger
+from proxy.log import Format, configure, logger, public_url
+from proxy.metrics import Gauges, Metrics, Sample
+from proxy.server.admin import Admin
+from proxy.server.desk import Desk
 from proxy.server.gate import Gate
 from proxy.server.listen import Handler, Listener, listen, tls_context
 from proxy.server.registry import Registry
@@ -30,6 +37,7 @@ from proxy.server.registry import Registry
 log = logger("serve")
 
 CONTROL: Final = "control.sock"
+TOKEN: Final = "CISTERN_ADMIN_TOKEN"  # noqa: S105 - the variable's name
 LINGER_S: Final = 0.3  # for requests on their way over kept connections: measured, dependencies.md section 12
 ENDED_AT_ONCE: Final = 1
 FILES_PER_CONNECTION: Final = 3  # the client's socket, the blob's file, a share of the upstream's socket
@@ -76,25 +84,85 @@ async def serve(config: Config, *, announce: Callable[[str], None], environ: Map
 @asynccontextmanager
 async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
     """Bind every address over the rooms. Raises CannotListen."""
+    config = rooms.config
+    Journal(monotonic=rooms.world.monotonic).listen(rooms.events)
+    health = await _open_health(rooms)
+    admin = Admin(_desk(rooms, health), token=rooms.world.environ.get(TOKEN) or None)
+    registry = registry_of(rooms, health, rooms.events.publish)
+    gate = Gate(registry, config.limits.max_connections, observe=rooms.events.publish)
+    control = Address(path=rooms.disk.directory.root / CONTROL)
+    async with AsyncExitStack() as stack:
+        # The last one bound is the first one closed: clients go before those who watch.
+        yield Edge(
+            health=health,
+            registry=registry,
+            control=await _bound(stack, "the control socket", control, admin.over_control),
+            admin=await _bound(stack, "admin.listen", config.admin.listen, admin.over_tcp),
+            clients=await _bound(stack, "registry.listen", config.registry.listen, gate, _tls(config)),
+        )
+
+
+async def _open_health(rooms: Rooms) -> Health:
+    """The judge, after its first judgement."""
     config, world = rooms.config, rooms.world
-    Journal(monotonic=world.monotonic).listen(rooms.events)
     hearing = Hearing(config.upstreams, config.credentials, monotonic=world.monotonic)
     hearing.listen(rooms.events)
     look = Look(rooms.disk, config.credentials, world.environ, rooms.tasks, clock=world.clock)
     health = Health(lambda: rooms.rules, look, hearing, rooms.upstreams, rooms.tasks, monotonic=world.monotonic)
     await health.judge()
     rooms.tasks.start(health.run(), name="health: judge")
-    registry = registry_of(rooms, health, rooms.events.publish)
-    gate = Gate(registry, config.limits.max_connections, observe=rooms.events.publish)
-    control = rooms.disk.directory.root / CONTROL
-    async with AsyncExitStack() as stack:
-        yield Edge(
-            health,
-            registry,
-            admin=await _bound(stack, "admin.listen", config.admin.listen, registry),
-            clients=await _bound(stack, "registry.listen", config.registry.listen, gate, _tls(config)),
-            control=await _bound(stack, "the control socket", Address(path=control), registry),
-        )
+    return health
+
+
+def _desk(rooms: Rooms, health: Health) -> Desk:
+    """What the admin address asks: rooms that only it needs are built here."""
+    config, ground = rooms.config, rooms.ground
+    lag = LoopLag(monotonic=rooms.world.monotonic)
+    rooms.tasks.start(lag.run(), name="loop lag")
+    gauges = Gauges(
+        downloads=lambda: len(rooms.downloads),
+        readers=lambda: rooms.downloads.readers,
+        breakers=lambda: _breakers(rooms),
+        rule_levels=lambda: {name: state.level for name, state in health.rule_states().items()},
+        loop_lag_s=lambda: lag.worst_s,
+        sample=lambda: _sample(rooms),
+    )
+    metrics = Metrics(lambda: rooms.rules, gauges, monotonic=rooms.world.monotonic)
+    metrics.listen(rooms.events)
+    holdings = Holdings(ground)
+    return Desk(
+        config,
+        lambda: rooms.rules,
+        health,
+        metrics,
+        lag,
+        index=ground.index,
+        tags=rooms.tags,
+        images=Images(ground, holdings, lambda: rooms.rules, max_size=config.cache.max_size),
+        evict=Evict(ground, holdings, rooms.manifests, lambda: rooms.rules),
+        explain=Explain(
+            ground,
+            holdings,
+            lambda: rooms.rules,
+            rooms.upstreams.endpoints,
+            credentials=config.credentials,
+            blocked=frozenset(config.block),
+        ),
+    )
+
+
+def _breakers(rooms: Rooms) -> Iterator[tuple[str, str, bool]]:
+    for upstream in rooms.config.upstreams:
+        for endpoint in rooms.upstreams.endpoints(upstream):
+            yield upstream, public_url(endpoint.origin), endpoint.breaker.is_open
+
+
+async def _sample(rooms: Rooms) -> Sample:
+    jobs = await rooms.ground.index.jobs("queued")
+    stored = sum([blob.size async for blob in rooms.ground.blobs.list()])
+    room = await rooms.ground.threads.disk(os.statvfs, rooms.ground.parts)
+    limit = rooms.config.cache.max_size.of(room.f_blocks * room.f_frsize)
+    return Sample(stored, limit, len(jobs), oldest_s(jobs, rooms.world.clock()))
 
 
 async def _bound(

@@ -1,7 +1,8 @@
 """The admin address and the control socket: probes, metrics, what is here as JSON, and the few things that change it.
 
 Whoever reaches the address may read. To change anything takes the control socket, whose file is the owner's alone, or
-a bearer token; without either the answer is 403. Every error is JSON: `error` is a bounded word, `message` for people.
+a bearer token; without either the answer is 403. Every error is JSON in the registry's own shape: a list `errors` of a
+`code`, which is a bounded word, and a `message` for people.
 """
 
 import hmac
@@ -130,17 +131,16 @@ def _reference(body: bytes) -> str:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as cause:
         raise NameInvalid("the body is not JSON") from cause
-    match document:
-        case {"reference": str(reference), **others} if not others:
-            return reference
+    if isinstance(document, dict) and document.keys() == {"reference"} and isinstance(document["reference"], str):
+        return document["reference"]
     raise NameInvalid('the body must be {"reference": "…"}')
 
 
 def _json(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     body = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    told = {hdrs.CONTENT_TYPE: JSON, hdrs.CACHE_CONTROL: "no-store"}
-    return web.Response(status=status, body=body, headers={**told, **(headers or {})})
+    told: dict[str, str] = {hdrs.CONTENT_TYPE: JSON, hdrs.CACHE_CONTROL: "no-store", **(headers or {})}
+    return web.Response(status=status, body=body, headers=told)
 
 
 def _failure(status: int, word: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return _json({"error": word, "message": message}, status, headers)
+    return _json({"errors": [{"code": word, "message": message}]}, status, headers)

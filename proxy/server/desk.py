@@ -101,20 +101,20 @@ class Desk:
         return {"reference": reference, **report.as_json()}
 
     async def refresh(self, reference: str) -> dict[str, Any]:
-        """Check a tag upstream now. `changed`: it was not known, or is another digest than before."""
+        """Check a tag upstream now. `moved`: to another digest than before; not told of a tag that was unknown."""
         named = parse(reference)
         if isinstance(named.target, Digest):
             raise NameInvalid("a digest never changes: name a tag")
         route = self._rules().route(named.name, namespace=named.namespace)
         found = await self._tags.refresh(route, named.target or LATEST)
+        checked = found.outcome.checked_status
         return {
             "reference": str(named),
             "rule": route.rule,
             "digest": str(found.descriptor.digest),
             "media_type": found.descriptor.media_type,
             "size": found.descriptor.size,
-            "changed": found.outcome.checked_status != 304,
-        }
+        } | ({} if checked is None else {"moved": checked == 200})
 
 
 def rule_json(view: RuleView) -> dict[str, Any]:

@@ -7,7 +7,9 @@ once, and does a second pull ask the origin for no blob?
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,12 +41,14 @@ async def cistern(short_tmp: Path, origin: View) -> AsyncIterator[CisternProcess
         yield running
 
 
+def hydrated(digest: str, line: dict[str, Any]) -> bool:
+    return bool(line["event"] == "hydration ended" and line["manifest"] == digest)
+
+
 async def kept(cistern: CisternProcess, *pulled: Image) -> None:
     """Wait until each pulled platform image is hydrated, and re-hash it in the store."""
     for image in pulled:
-        await cistern.logged(
-            lambda line, digest=str(image.digest): line["event"] == "hydration ended" and line["manifest"] == digest  # type: ignore[misc]
-        )
+        await cistern.logged(partial(hydrated, str(image.digest)))
         assert_image_whole(cistern.cache_dir, image)
     assert_store_true(cistern.cache_dir)
 

@@ -1,6 +1,7 @@
 """The rooms that look at what is kept, over a proxy in this process; and a client that pulls whole images."""
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from proxy.images import Images, ImageView
 from proxy.oci import Digest
 from proxy.rules import Rules
 from proxy.uses import Uses
-from tests.support.clock import Clock
 from tests.support.images import Image
 from tests.support.proxy import UPSTREAM, Proxy, config_text, running
 from tests.support.site import Site
@@ -94,7 +94,7 @@ class Kept:
 async def kept(
     cache: Path,
     upstream: Site | str,
-    clock: Clock | None = None,
+    clock: Callable[[], float] = time.time,
     extra: str = "hydrate: {image: none}\n",
     ask_within_s: float = 5.0,
     **upstream_keys: object,

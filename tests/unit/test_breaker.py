@@ -1,5 +1,6 @@
 """The circuit breaker's gate: the four traps of the library below it, and the window rule."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -118,6 +119,22 @@ def test_late_results_of_an_older_state_are_ignored() -> None:
     assert breaker.state == "open"
     hand.now += 5
     assert not breaker.is_open
+
+
+@pytest.mark.parametrize("report", [Call.succeeded, Call.failed])
+def test_late_results_do_not_decide_in_the_probes_place(report: Callable[[Call], None]) -> None:
+    """While the probe runs, a call from before the opening neither closes the circuit nor opens it anew."""
+    hand = Hand()
+    breaker = Breaker(Settings(), monotonic=hand)
+    late = breaker.enter()
+    for _ in range(3):
+        breaker.enter().failed()
+    hand.now += 10
+    probe = breaker.enter()
+    report(late)
+    assert breaker.state == "half-open"
+    probe.succeeded()
+    assert breaker.state == "closed"
 
 
 def test_a_call_reports_once() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,7 +180,7 @@ async def test_noted_uses_are_bounded(index: SqliteIndex, tmp_path: Path) -> Non
     assert len(await index.last_used(many)) == USES_MAX + 1
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "deleted": lambda path: path.unlink(),
     "cut short": lambda path: os.truncate(path, path.stat().st_size // 2),
     "no database": lambda path: path.write_bytes(b"not a database" * 1000),
@@ -216,9 +216,9 @@ async def test_a_failing_index_fails_no_request(index: SqliteIndex, tmp_path: Pa
         await index.save_manifest(MANIFEST, CHILDREN)
         assert await index.children_of(PLACE, MANIFEST.digest) == []
         assert await index.parents_of(PLACE, digest("layer")) == []
-        assert index.trouble is not None
+        assert index.trouble
         connection.execute("ALTER TABLE away RENAME TO children")
         assert await index.children_of(PLACE, MANIFEST.digest) == CHILDREN
-        assert index.trouble is None
+        assert not index.trouble
     connection.close()
     assert [line["log_level"] for line in lines] == ["error", "warning"]

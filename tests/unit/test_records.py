@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -337,18 +338,18 @@ async def test_a_failed_backup_keeps_the_last_one(tmp_path: Path) -> None:
     await records.close()
 
 
+def insert(number: int, connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT INTO t VALUES (?)", (number,))
+
+
 async def test_queued_writes_share_a_commit(tmp_path: Path) -> None:
     """Saves that wait while the disk is busy are committed together."""
     database = Database(tmp_path / "x.sqlite", TABLE, "FULL", Filesystem())
-    gate, statements = threading.Event(), []
+    gate = threading.Event()
+    statements: list[str] = []
     await database.alone(lambda connection: connection.set_trace_callback(statements.append))
     held = Tasks().start(database.alone(lambda _: gate.wait()), name="held")
-    saves = [
-        Tasks().start(
-            database.write(lambda connection, n=n: connection.execute("INSERT INTO t VALUES (?)", (n,))), name="save"
-        )
-        for n in range(100)
-    ]
+    saves = [Tasks().start(database.write(partial(insert, n)), name="save") for n in range(100)]
     await asyncio.sleep(0)
     gate.set()
     await asyncio.gather(held, *saves)
@@ -364,7 +365,7 @@ async def test_one_failing_write_fails_alone(tmp_path: Path) -> None:
     held = Tasks().start(database.alone(lambda _: gate.wait()), name="held")
     saves = [
         Tasks().start(
-            database.write(lambda connection, n=n: connection.execute("INSERT INTO t VALUES (?)", (n,))),
+            database.write(partial(insert, n)),
             name="save",
             report=False,
         )

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from proxy.tasks import Tasks
 class DefaultExecutorTouched(ThreadPoolExecutor):
     """Stands in for the loop's default executor and takes no work."""
 
-    def submit(self, *_: object, **__: object) -> None:
+    def submit(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("the loop's default executor was used")
 
 
@@ -48,7 +49,9 @@ async def test_a_pool_is_bounded() -> None:
 
 async def test_the_work_of_a_cancelled_caller_is_done() -> None:
     """A caller who leaves ends neither running nor waiting work, and an unclaimed result is handed over."""
-    gate, started, done, unclaimed = threading.Event(), asyncio.Event(), [], []
+    gate, started = threading.Event(), asyncio.Event()
+    done: list[str] = []
+    unclaimed: list[str] = []
     loop = asyncio.get_running_loop()
 
     def work(name: str) -> str:
