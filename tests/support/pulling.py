@@ -26,7 +26,8 @@ class Pulling:
         """Send the request; nothing is read yet. `window` is the receive buffer in bytes, 0 the system's own."""
         host, _, port = netloc.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=window or 2**16)
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {netloc}", *(f"{k}: {v}" for k, v in (headers or {}).items())]
+        sent = {"Host": netloc} | (headers or {})
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
         await writer.drain()
         return cls(reader, writer, method)
