@@ -72,7 +72,11 @@ class Wire:
             async with asyncio.timeout(BLOCK_TIMEOUT_S):
                 if transport.get_extra_info("sslcontext") is not None:
                     return await self._copy(file, offset, length)
-                return await asyncio.get_running_loop().sendfile(transport, file, offset, length, fallback=False)
+                try:
+                    return await asyncio.get_running_loop().sendfile(transport, file, offset, length, fallback=False)
+                except asyncio.SendfileNotAvailableError:
+                    # Nothing left: a file system without sendfile, or a client that is gone, which a write then tells.
+                    return await self._copy(file, offset, length)
         except TimeoutError:
             raise BodyDropped(f"the client took less than {length} bytes in {BLOCK_TIMEOUT_S:.0f} s") from None
 
