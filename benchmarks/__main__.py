@@ -1,0 +1,92 @@
+"""`python -m benchmarks`: every topic, Cistern beside its peers; a table, benchmarks/out/benchmarks.json and .svg.
+
+Exit code 0 when everything could be measured, whatever the figures; 1 when something could not; 2 for wrong use.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import cold, crowd, firstbyte, hydration, machine, manifests, memory, peers, report, warm
+from benchmarks.bench import Bench, ClientFailed
+from benchmarks.figures import Row
+
+OUT = Path(__file__).parent / "out"
+TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
+    "cold": cold.measure,
+    "firstbyte": firstbyte.measure,
+    "crowd": crowd.measure,
+    "memory": memory.measure,
+    "warm": warm.measure,
+    "manifests": manifests.measure,
+    "hydration": hydration.measure,
+}
+NEEDED = ("docker-registry", "nginx", "wrk")
+ROUNDS, ROUNDS_QUICK = 5, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the chosen topics, then show and save what was found."""
+    chosen = _parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 190)
+    errors = Console(stderr=True)
+    missing = [
+        name for name in NEEDED if shutil.which(name, path="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin") is None
+    ]
+    if missing:
+        errors.print(f"missing: {', '.join(missing)}; `make parts` installs them")
+        return 1
+    facts = machine.facts()
+    started = time.monotonic()
+    rows, failed = _measured(chosen, lambda words: errors.print(f"[{time.monotonic() - started:5.0f} s] {words}"))
+    facts |= {"versions": _versions(), "seconds": round(time.monotonic() - started), "failed": failed}
+    facts["load_after"] = machine.facts()["load"]
+    report.show(rows, facts, console)
+    report.save(rows, facts, chosen.out)
+    console.print(f"{facts['seconds']} s; written to {chosen.out}")
+    return 1 if failed else 0
+
+
+def _measured(chosen: argparse.Namespace, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
+    """The rows of every chosen topic, and the topics that failed: one that does takes no other with it."""
+    rows: list[Row] = []
+    failed: list[str] = []
+    rounds = chosen.rounds or (ROUNDS_QUICK if chosen.quick else ROUNDS)
+    with tempfile.TemporaryDirectory(prefix="cistern-bench-") as folder, peers.upstream(Path(folder)) as origin:
+        Path(folder).chmod(0o755)
+        bench = Bench(origin, Path(folder), rounds, chosen.quick, chosen.cistern, say)
+        for topic in chosen.only or TOPICS:
+            try:
+                rows += TOPICS[topic](bench)
+            except (ClientFailed, peers.CannotStart, OSError) as error:
+                failed.append(topic)
+                say(f"{topic} could not be measured: {error}")
+    return rows, failed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Cistern and its peers, in ratios.")
+    parser.add_argument("--only", action="append", choices=sorted(TOPICS), metavar="NAME", help=", ".join(TOPICS))
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer: under 90 seconds, more noise")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"repetitions (default {ROUNDS}; quick {ROUNDS_QUICK})")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where JSON and picture go")
+    parser.add_argument("--cistern", default=peers.DEFAULT_CISTERN, metavar="COMMAND", help="another build to measure")
+    return parser
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "docker-registry": machine.version_of("docker-registry", "--version"),
+        "nginx": machine.version_of("nginx", "-v"),
+        "wrk": machine.version_of("wrk", "-v"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

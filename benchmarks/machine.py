@@ -1,0 +1,66 @@
+"""What the kernel says about processes and the machine: CPU seconds, memory, load, versions.
+
+A process stands for itself and all that descend from it: nginx and others work in children.
+"""
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+PROC = Path("/proc")
+TICKS = os.sysconf("SC_CLK_TCK")
+RESET_PEAK = "5"  # proc(5), clear_refs
+
+
+def family(pid: int) -> list[int]:
+    """The process and its living descendants."""
+    found = [pid]
+    for parent in found:
+        for task in (PROC / str(parent) / "task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system seconds of the family, of children that ended too. Resolution 1/TICKS."""
+    # utime, stime, cutime, cstime: fields 14 to 17 of proc(5), counted behind the name, which may hold spaces.
+    stats = ((PROC / str(member) / "stat").read_text().rpartition(")")[2].split() for member in family(pid))
+    living = [[int(value) for value in fields[11:15]] for fields in stats]
+    # A child that lives is in its own line, one that was waited for in its parent's: no second is counted twice.
+    return sum(map(sum, living)) / TICKS
+
+
+def resident_bytes(pid: int, field: str = "VmRSS") -> int:
+    """Resident memory of the family now; with `VmHWM` its peak since `reset_peak`, each process's own."""
+    pattern = re.compile(rf"^{field}:\s+(\d+) kB", re.MULTILINE)
+    total = 0
+    for member in family(pid):
+        match = pattern.search((PROC / str(member) / "status").read_text())
+        total += int(match[1]) << 10 if match else 0
+    return total
+
+
+def reset_peak(pid: int) -> None:
+    """Let `VmHWM` start from what is resident now."""
+    for member in family(pid):
+        (PROC / str(member) / "clear_refs").write_text(RESET_PEAK)
+
+
+def facts() -> dict[str, object]:
+    """The machine, for the record."""
+    cpu = re.search(r"^model name\s*: (.*)$", (PROC / "cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": os.getloadavg(),
+    }
+
+
+def version_of(command: str, flag: str) -> str:
+    """What a program says of itself, in one line."""
+    ended = subprocess.run([command, flag], capture_output=True, text=True, timeout=10, check=False)
+    return (ended.stdout + ended.stderr).strip().partition("\n")[0]

@@ -1,0 +1,258 @@
+"""The subjects: Cistern, its peers and the upstream, each a process that this suite starts, watches and ends.
+
+Every cache gets an empty folder, one upstream and its own default way of working; nginx gets the settings under which
+its lock collapses requests best (its default of 5 seconds would let every waiter through to the upstream).
+"""
+
+import base64
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks import machine
+from benchmarks.figures import BARE, CISTERN, DIRECT, NGINX, PLAIN, REGISTRY
+
+REPOSITORY = "library/app"
+UPSTREAM_NAME = "origin.test"
+START_S = 20.0
+ROOT = Path(__file__).parents[1]
+DEFAULT_CISTERN = f"{shlex.quote(sys.executable)} -m proxy.cli"
+
+NGINX_CONFIG = """
+daemon off; worker_processes 1; pid {home}/nginx.pid; error_log {home}/error.log warn;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 10000000; keepalive_timeout 150s;
+    client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+    uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+    proxy_cache_path {home}/cache levels=1:2 keys_zone=blobs:16m max_size=20g inactive=1d use_temp_path=off;
+    upstream origin {{ server 127.0.0.1:{upstream}; keepalive 64; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        root {home}/files;
+        location /v2/ {{
+            proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
+            proxy_cache blobs; proxy_cache_key $uri; proxy_cache_valid 200 1d; proxy_max_temp_file_size 0;
+            proxy_cache_lock on; proxy_cache_lock_timeout 10m; proxy_cache_lock_age 10m;
+        }}
+    }}
+}}
+"""
+REGISTRY_CONFIG = """
+version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {home}/data}}, cache: {{blobdescriptor: inmemory}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+proxy: {{remoteurl: "http://127.0.0.1:{upstream}"}}
+"""
+
+
+class CannotStart(Exception):
+    """A process gave no sign of life; the message ends with its last words."""
+
+
+@dataclass(slots=True)
+class Subject:
+    """A running server. `prefix` is what stands before the repository in its paths."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+    prefix: str = ""
+    log: Path | None = None
+    files: Path | None = None
+    facts: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def blob(self, digest: str) -> str:
+        return f"/v2/{self.prefix}{REPOSITORY}/blobs/{digest}"
+
+    def manifest(self, reference: str) -> str:
+        return f"/v2/{self.prefix}{REPOSITORY}/manifests/{reference}"
+
+    def cpu_seconds(self) -> float:
+        return machine.cpu_seconds(self.pid)
+
+    def get(self, path: str, *, accept: str = "*/*") -> tuple[int, dict[str, str], bytes]:
+        """One small request, whole: status, headers, body."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("GET", path, headers={"Accept": accept})
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+
+class Upstream(Subject):
+    """The upstream, as the orchestrator uses it; pulled from, it is the subject `direct`."""
+
+    def blobs(self, size: int, count: int = 1) -> list[str]:
+        """New blobs, cold everywhere."""
+        return [str(digest) for digest in self._control(f"blobs?size={size}&count={count}")]
+
+    def image(self, sizes: Sequence[int]) -> dict[str, Any]:
+        """A new image: `tag`, `digest`, `blobs` (config first)."""
+        found: dict[str, Any] = self._control("image?" + "&".join(f"size={size}" for size in sizes))
+        return found
+
+    def limit(self, bytes_per_s: int | None) -> None:
+        """Bandwidth of all connections together from now on; None for no limit."""
+        self._control(f"limit?rate={bytes_per_s or 0}")
+
+    def sent(self, digest: str) -> tuple[int, int]:
+        """How many GETs of a blob, and how many bytes of it, left so far."""
+        requests, count = self._control("sent").get(digest, (0, 0))
+        return requests, count
+
+    def _control(self, command: str) -> Any:
+        status, _, body = self.get(f"/-/{command}")
+        if status != 200:
+            raise CannotStart(f"the upstream refuses {command}: {status}")
+        return json.loads(body)
+
+
+@contextmanager
+def upstream(home: Path) -> Iterator[Upstream]:
+    """The upstream's process."""
+    with _process([sys.executable, "-m", "benchmarks.upstream"], home, "upstream") as (process, log):
+        port = int(_ready_line(process, log).rpartition("port=")[2])
+        yield Upstream(DIRECT, process, port, log=log)
+
+
+@contextmanager
+def cistern(home: Path, origin: Upstream, command: str = DEFAULT_CISTERN) -> Iterator[Subject]:
+    """Cistern by its command line, everything but addresses and upstream as it is by default."""
+    home.mkdir(parents=True)
+    config = home / "cistern.yaml"
+    endpoint = {"endpoints": [{"url": f"http://127.0.0.1:{origin.port}"}], "plain_http": True}
+    config.write_text(
+        f"registry: {{listen: 127.0.0.1:0}}\nadmin: {{listen: 127.0.0.1:0}}\ncache: {{directory: {home}/cache}}\n"
+        f"upstreams: {json.dumps({UPSTREAM_NAME: endpoint})}\n"
+    )
+    words = [*shlex.split(command), "serve", "--config", str(config)]
+    with _process(words, home, "cistern") as (process, log):
+        url = _ready_line(process, log).partition("registry=")[2].split()[0]
+        yield Subject(CISTERN, process, int(url.rpartition(":")[2]), f"{UPSTREAM_NAME}/", log)
+
+
+@contextmanager
+def docker_registry(home: Path, origin: Upstream) -> Iterator[Subject]:
+    """Distribution's registry in proxy mode."""
+    home.mkdir(parents=True)
+    config, port = home / "registry.yaml", _free_port()
+    config.write_text(REGISTRY_CONFIG.format(home=home, port=port, upstream=origin.port))
+    with _process(["docker-registry", "serve", str(config)], home, "registry") as (process, log):
+        subject = Subject(REGISTRY, process, port, log=log)
+        _answering(subject)
+        yield subject
+
+
+@contextmanager
+def nginx(home: Path, origin: Upstream, name: str = NGINX) -> Iterator[Subject]:
+    """nginx with `proxy_cache` and `proxy_cache_lock`; it also serves plain files from `files`."""
+    (home / "files").mkdir(parents=True)
+    home.chmod(0o755)
+    config, port = home / "nginx.conf", _free_port()
+    user = "user root;\n" if Path("/proc/self").stat().st_uid == 0 else ""
+    config.write_text(user + NGINX_CONFIG.format(home=home, port=port, upstream=origin.port))
+    words = ["nginx", "-p", str(home), "-c", str(config), "-e", str(home / "error.log")]
+    with _process(words, home, "nginx") as (process, log):
+        subject = Subject(name, process, port, log=log, files=home / "files")
+        _answering(subject)
+        yield subject
+
+
+@contextmanager
+def bare(home: Path, headers: Mapping[str, str], body: bytes) -> Iterator[Subject]:
+    """A bare aiohttp handler that sends these headers and this body."""
+    words = [sys.executable, "-m", "benchmarks.bare", "--headers", json.dumps(dict(headers))]
+    words += ["--body", base64.b64encode(body).decode()]
+    with _process(words, home, "bare") as (process, log):
+        yield Subject(BARE, process, int(_ready_line(process, log).rpartition("port=")[2]), log=log)
+
+
+def plain_file(server: Subject, name: str, size: int) -> Subject:
+    """Put a plain file of `size` bytes where nginx serves files; the same server under the name of that use."""
+    if server.files is None:
+        raise CannotStart(f"{server.name} serves no plain files")
+    with (server.files / name).open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(b"\x5a" * (1 << 20))
+    return Subject(PLAIN, server.process, server.port, log=server.log, files=server.files)
+
+
+@contextmanager
+def _process(words: Sequence[str], home: Path, name: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A child with a process group of its own, ended with all that it started."""
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / f"{name}.log"
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=written,
+            cwd=ROOT,
+            env=_environment(),
+            process_group=0,
+        )
+    try:
+        yield process, log
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the user's proxies and credentials reaches a subject."""
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "PYTHONPATH": str(ROOT),
+        "OTEL_TRACES_EXPORTER": "none",
+    }
+
+
+def _ready_line(process: subprocess.Popen[bytes], log: Path) -> str:
+    stream: IO[bytes] | None = process.stdout
+    line = stream.readline().decode() if stream is not None else ""
+    if " ready " not in line:
+        raise CannotStart(f"{process.args!r} did not start:\n{log.read_text()[-2000:]}")
+    return line
+
+
+def _answering(subject: Subject) -> None:
+    """Wait until the subject answers `/v2/`. CannotStart: it does not in time."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and subject.process.poll() is None:
+        with suppress(OSError, HTTPException):
+            subject.get("/v2/")
+            return
+        time.sleep(0.05)
+    words = subject.log.read_text()[-2000:] if subject.log is not None else ""
+    raise CannotStart(f"{subject.name} did not start:\n{words}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
