@@ -2,17 +2,17 @@
 
 Runs in the room's own task; its only word to the readers is the Transfer. Decisions:
 a cut after the first byte is resumed at the exact offset; resumes that gained bytes are free, three in a row without
-gain end it; a Range answer that lies is asked again from zero and the known bytes skipped; a wrong digest on a spliced
-or kept part means one fetch from zero before the upstream is blamed; a bad origin gives way to the next alternate.
+gain end it; a Range answer that lies is asked again from zero and the known bytes skipped; a wrong digest or size
+after a splice or on a kept part means one fetch from zero before the upstream is blamed; a bad origin gives way to the next alternate.
 """
 
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
 from proxy.downloads.appender import Appender
 from proxy.downloads.part import Part
 from proxy.downloads.transfer import Transfer
+from proxy.downloads.turns import Turns
 from proxy.errors import (
     BlobUnknown,
     CisternError,
@@ -30,7 +30,12 @@ from proxy.rules import Source
 from proxy.upstream.base import BlobBody, Priority
 
 FRUITLESS_MAX: Final = 3
+PAUSE_MAX_S: Final = 10.0  # an upstream that wants to be left alone for longer ends the transfer: clients hang on it
 OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
+
+
+class GaveWay(Exception):
+    """A transfer without readers hung up, for clients to go first."""
 
 
 def told(transfer: Transfer, error: CisternError) -> CisternError:
@@ -49,14 +54,15 @@ class Fill:
         ground: Ground,
         part: Part,
         transfer: Transfer,
+        turns: Turns,
         max_blob_bytes: int,
-        yield_to_clients: Callable[[], Awaitable[None]],
     ) -> None:
         self._ground = ground
         self._max_blob_bytes = max_blob_bytes
         self._transfer = transfer
-        self._yield_to_clients = yield_to_clients
-        self._spliced = False  # the part holds bytes of more than one answer
+        self._turns = turns
+        self._spliced = False  # bytes here, or the size, are of more than one answer
+        self._asked_again = False  # this origin had its one fetch from zero after a splice
         self._ask_ranges = True
         self.part = part
         self._appender = Appender(part, ground.tasks, self._grown)
@@ -91,11 +97,12 @@ class Fill:
         transfer = self._transfer
         if len(transfer.origins) == 1:
             return False
+        self._spliced = self._spliced or transfer.opened or self.part.frontier > 0
+        self._asked_again, self._ask_ranges = False, True
         if transfer.opened:
             transfer.origins.popleft()
         else:
             transfer.dismiss(transfer.origins[0].source.place, error)
-        self._spliced = self._spliced or self.part.frontier > 0
         return True
 
     async def _confirm(self) -> None:
@@ -110,12 +117,14 @@ class Fill:
     async def _try_again(self, error: CisternError) -> bool:
         """Whether one more fetch is due: from zero after a splice, or from the next alternate; prepares it."""
         transfer = self._transfer
-        if isinstance(error, WrongDigest) and self._spliced:
-            self._spliced = False
+        if isinstance(error, UpstreamLied) and self._spliced and not self._asked_again:
+            self._asked_again = True
         elif len(transfer.origins) > 1:
             transfer.dismiss(transfer.origins[0].source.place, told(transfer, error))
+            self._asked_again, self._ask_ranges = False, True
         else:
             return False
+        self._spliced = False
         await self._appender.caught_up()
         transfer.restart(error)
         await self.part.rewind(0)
@@ -127,11 +136,14 @@ class Fill:
             before = self.part.frontier
             try:
                 return await self._receive()
+            except GaveWay:
+                self._spliced = True
+                continue
             except OUTAGES as error:
                 if not self._transfer.opened:
                     raise  # nothing was promised yet: the client gets the true status
                 fruitless = 0 if self.part.frontier > before else fruitless + 1
-                if fruitless >= FRUITLESS_MAX:
+                if fruitless >= FRUITLESS_MAX or (error.retry_after_s or 0.0) > PAUSE_MAX_S:
                     raise
                 if fruitless:
                     # Full jitter: many transfers cut by one fault must not come back in step.
@@ -143,16 +155,17 @@ class Fill:
 
     async def _receive(self) -> None:
         """One answer of the upstream, to its end. Raises UpstreamUnavailable when that came too early."""
+        await self._turns.turn(self._transfer)
         transfer, origin = self._transfer, self._transfer.origins[0]
         async with AsyncExitStack() as stack:
             body = await self._ask(stack, origin.source)
-            transfer_size = self._agreed_size(body, origin.size_hint)
+            size = self._agreed_size(body, origin.size_hint)
             if not transfer.opened:
-                transfer.open(transfer_size)
+                transfer.open(size)
             await self._pump(body)
-        if transfer.size is not None and self.part.frontier < transfer.size:
-            missing = transfer.size - self.part.frontier
-            raise UpstreamUnavailable(transfer.upstream, f"the body ended {missing} bytes short of {transfer.size}")
+        if size is not None and self.part.frontier < size:
+            missing = size - self.part.frontier
+            raise UpstreamUnavailable(transfer.upstream, f"the body ended {missing} bytes short of {size}")
 
     async def _ask(self, stack: AsyncExitStack, source: Source) -> BlobBody:
         """The body from the frontier on. A Range answer that lies (another start, 416) is asked again from zero."""
@@ -194,7 +207,8 @@ class Fill:
                 if self.part.frontier + self._appender.waiting + len(fresh) > limit:
                     raise UpstreamLied(self._transfer.upstream, f"the body is longer than {limit} bytes")
                 await self._appender.feed(fresh)
-                await self._yield_to_clients()
+                if self._turns.must_yield(self._transfer):
+                    raise GaveWay
         finally:
             await self._appender.flush()  # a cut upstream keeps what it gave: those bytes are not fetched again
 

@@ -75,8 +75,8 @@ class Part:
         return self.hashed < self.frontier
 
     async def catch_up(self) -> None:
-        """Hash what the hash has not seen yet, until it stands at the frontier. One at a time."""
-        while self.behind:
+        """Hash what the hash has not seen yet, until it stands at the frontier or the part is closed. One at a time."""
+        while self.behind and not self._file.closed:
             length = min(CATCH_UP, self.frontier - self.hashed)
             await self._threads.hash(self._hash_again, os.dup(self._file.fileno()), self.hashed, length)
             self.hashed += length

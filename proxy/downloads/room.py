@@ -5,21 +5,20 @@ Invariant: a digest is in the table exactly while its task runs; the blob is in 
 before it leaves the table.
 """
 
-import asyncio
-
 from proxy.downloads.bell import Bell
 from proxy.downloads.fill import Fill, told
 from proxy.downloads.part import Part
 from proxy.downloads.transfer import Origin, Reader, Transfer
+from proxy.downloads.turns import Turns
 from proxy.errors import CisternError, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound
 from proxy.events import BlobStored, NotStored
 from proxy.ground import Ground
 from proxy.log import logger
 from proxy.oci import Digest
-from proxy.store.base import Link
+from proxy.rules import Place
+from proxy.store.base import Link, OpenBlob
 
 log = logger("downloads")
-TRICKLE_S = 0.25  # how long a transfer without readers waits for busy ones before it reads once more
 
 
 class Downloads:
@@ -29,7 +28,8 @@ class Downloads:
         self._ground = ground
         self._max_blob_bytes = max_blob_bytes
         self._running: dict[Digest, Transfer] = {}
-        self._calm = Bell()  # rings when a transfer with readers may have ended, or got its first reader
+        self._calm = Bell()
+        self._turns = Turns(self._running, self._calm, ground.monotonic)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -52,9 +52,7 @@ class Downloads:
 
         The caller has shown that `origin` holds the digest, unless it starts the transfer: then the answer shows it.
         """
-        reader = Reader(self._enter(digest, origin), origin.source.place)
-        self._calm.ring()
-        return reader
+        return Reader(self._enter(digest, origin), origin.source.place)
 
     async def fill(self, digest: Digest, origin: Origin) -> None:
         """Wait for the transfer of `digest` to its end, without reading; raises its error. Goes behind readers."""
@@ -63,7 +61,7 @@ class Downloads:
     def _enter(self, digest: Digest, origin: Origin) -> Transfer:
         transfer = self._running.get(digest)
         if transfer is None:
-            transfer = self._running[digest] = Transfer(digest, origin)
+            transfer = self._running[digest] = Transfer(digest, origin, self._calm)
             self._ground.tasks.start(self._run(transfer), name=f"transfer {digest}")
         else:
             transfer.offer(origin)
@@ -90,7 +88,7 @@ class Downloads:
 
     async def _fill(self, transfer: Transfer) -> None:
         # Two misses that do not overlap would otherwise fetch twice (groupcache explains it in `load`).
-        held = await self._ground.blobs.read(transfer.digest)
+        held = await self._held(transfer)
         if held is not None:
             transfer.show(held.file, held.size)
             transfer.verify()
@@ -98,7 +96,7 @@ class Downloads:
         started = self._ground.monotonic()
         part = await Part.open(self._ground.parts, transfer.digest, self._ground.threads)
         try:
-            fill = Fill(self._ground, part, transfer, self._max_blob_bytes, lambda: self._yield_to_clients(transfer))
+            fill = Fill(self._ground, part, transfer, self._turns, self._max_blob_bytes)
             await fill.start()
             await fill.run()
             transfer.verify()  # nobody waits for the commit
@@ -108,6 +106,44 @@ class Downloads:
             raise
         finally:
             part.close()
+
+    async def _held(self, transfer: Transfer) -> OpenBlob | None:
+        """What the store has, once the origin has shown that it holds it too. An unreadable blob is fetched again."""
+        try:
+            held = await self._ground.blobs.read(transfer.digest)
+        except OSError as error:
+            place = transfer.origins[0].source.place
+            self._ground.events.publish(NotStored(place, transfer.digest, "unreadable", str(error)))
+            return None
+        if held is not None:
+            try:
+                await self._prove(transfer)
+            except BaseException:
+                held.close()
+                raise
+        return held
+
+    async def _prove(self, transfer: Transfer) -> None:
+        """Show by a link or a HEAD that an origin holds the blob: whoever stored it may have been another place."""
+        while True:
+            source, digest = transfer.origins[0].source, transfer.digest
+            if await self._ground.records.link(source.place, digest) is not None:
+                return
+            try:
+                size = await self._ground.upstreams.head_blob(source, digest)
+            except CisternError as error:
+                if len(transfer.origins) == 1:
+                    raise
+                transfer.dismiss(source.place, told(transfer, error))
+            else:
+                await self._link(source.place, digest, size or 0)
+                return
+
+    async def _link(self, place: Place, digest: Digest, size: int) -> None:
+        try:
+            await self._ground.records.save_links([Link(place, digest, None, size)])
+        except OSError as error:
+            self._ground.events.publish(NotStored(place, digest, "disk", str(error)))
 
     async def _keep(self, transfer: Transfer, part: Part, started: float) -> None:
         """Hand the verified part to the store. A disk that refuses is no fault of the readers: they have all bytes."""
@@ -124,17 +160,3 @@ class Downloads:
     def _not_stored(self, transfer: Transfer, error: CisternError) -> None:
         place = transfer.origins[0].source.place
         self._ground.events.publish(NotStored(place, transfer.digest, error.reason, str(error)))
-
-    async def _yield_to_clients(self, transfer: Transfer) -> None:
-        """Without readers, go behind the transfers that have some; one read per TRICKLE_S keeps it alive."""
-        if transfer.readers or not self._busy():
-            return
-        try:
-            async with asyncio.timeout(TRICKLE_S):
-                while not transfer.readers and self._busy():
-                    await self._calm.wait()
-        except TimeoutError:
-            return
-
-    def _busy(self) -> bool:
-        return any(other.readers and not other.settled for other in self._running.values())

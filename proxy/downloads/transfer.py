@@ -30,8 +30,10 @@ class Origin:
 class Transfer:
     """The state of one transfer. Only the downloads room changes it; each change rings the bell."""
 
-    def __init__(self, digest: Digest, origin: Origin) -> None:
+    def __init__(self, digest: Digest, origin: Origin, calm: Bell) -> None:
         self.digest = digest
+        self.calm = calm  # the room's: rings when a reader comes or goes
+        self.slice_ends = 0.0  # until then it need not give way to clients (monotonic seconds)
         self.origins: deque[Origin] = deque([origin])
         self.readers: set[Reader] = set()
         self.bell = Bell()
@@ -69,7 +71,11 @@ class Transfer:
         self._file, self.frontier = file, frontier
 
     def open(self, size: int | None) -> None:
+        """The upstream answered. Readers whose headers left with another size can never be served."""
         self.opened, self.size = True, size
+        for reader in self.readers:
+            if reader.told_size and reader.size != size:
+                reader.error = TransferFailed(self.upstream, f"the size {reader.size} was a lie, it is {size}")
         self.bell.ring()
 
     def grow(self, frontier: int) -> None:
@@ -85,8 +91,10 @@ class Transfer:
         self.bell.ring()
 
     def restart(self, error: CisternError) -> None:
-        """Go back to zero: readers that already took bytes end with `error`, since what follows may not fit to them."""
-        self.frontier = 0
+        """Go back to before the answer: its size binds nobody, and readers that already took bytes end with `error`,
+        since what follows may not fit to them.
+        """
+        self.frontier, self.opened, self.size = 0, False, None
         for reader in self.readers:
             if reader.taken:
                 reader.error = error
@@ -132,10 +140,12 @@ class Reader:
         self.transfer = transfer
         self.place = place  # where its client asked: what that place may not show, it does not get
         self.error: CisternError | None = None
+        self.told_size = False  # headers may have left with `size`
+        self.size: int | None = None
         self.taken = False  # bytes may have left: a restart from zero would splice
         self._file: io.FileIO | None = None
         transfer.readers.add(self)
-        transfer.bell.ring()  # a transfer that runs behind clients goes ahead now
+        transfer.calm.ring()
 
     async def opened(self) -> int | None:
         """Wait until headers may leave: the blob's size in bytes, None if the upstream did not tell it.
@@ -149,6 +159,7 @@ class Reader:
                 raise error
             small = transfer.size is not None and transfer.size <= HOLD
             if transfer.verified or (transfer.opened and not small):
+                self.told_size, self.size = True, transfer.size
                 return transfer.size
             await transfer.bell.wait()
 
@@ -188,5 +199,5 @@ class Reader:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self.transfer.bell.ring()
+        self.transfer.calm.ring()
         self.transfer.release()

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from proxy.downloads.bell import Bell
+from proxy.downloads.transfer import Origin, Reader, Transfer
+from proxy.downloads.turns import Turns
 from proxy.events import HydrationEnded
+from proxy.rules import Source
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, index, manifest
 from tests.support.proxy import Proxy, proxied
 from tests.support.registry import Registry
+from tests.support.site import settled
 
 APP = "team/app"
 
@@ -144,24 +149,63 @@ async def test_a_client_takes_over_what_is_being_hydrated(proxy: Proxy, registry
     await proxy.quiet()
 
 
-async def test_hydration_goes_behind_clients(proxy: Proxy, registry: Registry) -> None:
-    """While a client's cold transfer runs, a background one reads only now and then; after it, it goes on at once."""
-    big = registry.add(APP, "big", manifest(blob(100), blob(8_000_000, seed=1)))
+async def test_hydration_does_not_start_beside_a_client(proxy: Proxy, registry: Registry, image: Image) -> None:
+    """While a client's cold transfer runs the upstream is asked for nothing in the background; then it is."""
+    proxy.hear(HydrationEnded)
     other = registry.add_blob(APP, blob(500_000, seed=2))
     held = registry.hold(other.digest, after_bytes=100_000)
     client = await proxy.start_pull(other)
     await held.reached()
-    background = big.blobs[2]
-    started = registry.hold(background.digest, after_bytes=100)
-    await proxy.ask(f"{APP}/manifests/big")
-    await proxy.pull(big.blobs[1])
-    await started.reached()
-    transfer = proxy.rooms.downloads.find(background.digest)
-    assert transfer is not None
-    started.open()
-    await transfer.bell.wait()
-    assert not transfer.settled
+    await proxy.ask(f"{APP}/manifests/1")
+    await proxy.pull(image.blobs[0])
+    await proxy.rooms.hydrate.heard()
+    await settled()
+    assert [registry.requests_for(part.digest) for part in image.layers] == [0, 0, 0]
     held.open()
     assert await client.rest() == other.data
-    await proxy.quiet()
+    await hydrated(proxy)
+    assert [registry.requests_for(part.digest) for part in image.layers] == [1, 1, 1]
+
+
+async def test_hydration_hangs_up_for_a_client(proxy: Proxy, registry: Registry) -> None:
+    """A background transfer that a client overtakes hangs up, and goes on by Range where it was."""
+    proxy.hear(HydrationEnded)
+    image = registry.add(APP, "big", manifest(blob(100), blob(8_000_000, seed=1)))
+    background, other = image.blobs[2], registry.add_blob(APP, blob(500_000, seed=2))
+    started, held = registry.hold(background.digest, after_bytes=100_000), registry.hold(other.digest, after_bytes=1000)
+    await proxy.ask(f"{APP}/manifests/big")
+    await proxy.pull(image.blobs[1])
+    await started.reached()
+    client = await proxy.start_pull(other)
+    await held.reached()
+    started.open()
+    held.open()
+    assert await client.rest() == other.data
+    await hydrated(proxy)
     assert proxy.stored(background.digest) == background.data
+    assert registry.requests_for(other.digest) == 1
+    begun, *resumed = registry.recorded(background.digest)
+    assert "Range" not in begun.headers
+    assert all(request.headers["Range"] != "bytes=0-" for request in resumed)
+
+
+def test_turns_are_given_by_readers() -> None:
+    """Only a transfer without readers gives way, only to an unsettled one that has some, and not within its slice."""
+    calm = Bell()
+    source = Source("up.example", "team/app")
+    behind, ahead = (Transfer(blob(10, seed=seed).digest, Origin(source), calm) for seed in range(2))
+    now = Clock(100.0)
+    turns = Turns({behind.digest: behind, ahead.digest: ahead}, calm, now)
+    assert not turns.must_yield(behind)
+    reader = Reader(ahead, source.place)
+    assert turns.must_yield(behind)
+    assert not turns.must_yield(ahead)
+    behind.slice_ends = 100.5
+    assert not turns.must_yield(behind)
+    now.advance(0.6)
+    assert turns.must_yield(behind)
+    joined = Reader(behind, source.place)
+    assert not turns.must_yield(behind)
+    joined.close()
+    reader.close()
+    assert not turns.must_yield(behind)
