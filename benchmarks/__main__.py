@@ -4,12 +4,14 @@ Exit code 0 when everything could be measured, whatever the figures; 1 when some
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -29,6 +31,7 @@ TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
 }
 NEEDED = ("docker-registry", "nginx", "wrk")
 ROUNDS, ROUNDS_QUICK = 5, 2
+OTHERS_MAX = 0.1  # of the machine; above that the figures are not to be trusted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,14 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         errors.print(f"missing: {', '.join(missing)}; `make parts` installs them")
         return 1
-    facts = machine.facts()
-    started = time.monotonic()
+    facts: dict[str, Any] = machine.facts()
+    started, busy, own = time.monotonic(), machine.busy_seconds(), machine.own_seconds()
     rows, failed = _measured(chosen, lambda words: errors.print(f"[{time.monotonic() - started:5.0f} s] {words}"))
     facts |= {"versions": _versions(), "seconds": round(time.monotonic() - started), "failed": failed}
-    facts["load_after"] = machine.facts()["load"]
+    others = (machine.busy_seconds() - busy) - (machine.own_seconds() - own)
+    facts["others_share"] = round(others / (time.monotonic() - started) / (os.cpu_count() or 1), 3)
     report.show(rows, facts, console)
     report.save(rows, facts, chosen.out)
     console.print(f"{facts['seconds']} s; written to {chosen.out}")
+    if facts["others_share"] > OTHERS_MAX:
+        errors.print(
+            f"others used {facts['others_share']:.0%} of this machine meanwhile: measure again when it is quiet"
+        )
     return 1 if failed else 0
 
 

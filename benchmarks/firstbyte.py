@@ -41,10 +41,8 @@ def _rows(name: str, found: dict[str, list[float]]) -> list[Row]:
     rows = []
     for label, share, floor in (("p50", 0.5, P50_MS), ("p99", 0.99, P99_MS)):
         # Against the upstream's median in both rows: its own tail is not subtracted from ours.
-        cells = {
-            subject: Figure(percentile(taken, share) - base, min(taken) - base, max(taken) - base, len(taken))
-            for subject, taken in found.items()
-        }
+        at = {subject: percentile(taken, share) - base for subject, taken in found.items()}
+        cells = {subject: Figure(value, value, value, 1) for subject, value in at.items()}
         what = f"time to first byte added, {label}, {name}"
         rows.append(Row("firstbyte", what, "ms", cells, cells[CISTERN].value, floor, note))
     return rows

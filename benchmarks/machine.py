@@ -48,6 +48,19 @@ def reset_peak(pid: int) -> None:
         (PROC / str(member) / "clear_refs").write_text(RESET_PEAK)
 
 
+def busy_seconds() -> float:
+    """CPU seconds that the whole machine has spent since it started, time taken by its host included."""
+    # user nice system idle iowait irq softirq steal, proc(5); guests are within user.
+    fields = [int(value) for value in (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / TICKS
+
+
+def own_seconds() -> float:
+    """CPU seconds of this process and of every child that has ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def facts() -> dict[str, object]:
     """The machine, for the record."""
     cpu = re.search(r"^model name\s*: (.*)$", (PROC / "cpuinfo").read_text(), re.MULTILINE)

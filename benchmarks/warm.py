@@ -20,10 +20,10 @@ def measure(bench: Bench) -> list[Row]:
         server = caches[-1]
         targets = [(subject, subject.blob(digest)) for subject in caches]
         targets.append((plain_file(server, "blob", BLOB), "/blob"))
-        for turn in range(bench.rounds + bench.pick(2, 1)):
+        for turn in range(bench.rounds + 1):
             # The order turns round: whoever comes first after a pause gets a cooler machine.
             for subject, path in targets[turn % len(targets) :] + targets[: turn % len(targets)]:
-                received, spent = bench.loop(subject, path, connections=CONNECTIONS, seconds=bench.pick(15, 5) / 10)
+                received, spent = bench.loop(subject, path, connections=CONNECTIONS, seconds=bench.pick(12, 5) / 10)
                 reached.setdefault(subject.name, []).append(received / spent / 1e9)
     cells = {subject: summary(taken, max) for subject, taken in reached.items()}
     ratio = cells[CISTERN].value / cells[PLAIN].value

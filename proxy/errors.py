@@ -64,10 +64,11 @@ class RangeInvalid(ClientFault):
 
 
 class RangeUnsatisfiable(ClientFault):
-    """No byte of the range exists; `size` is the whole length."""
+    """No byte of the range exists; `size` is the whole length, None where it is not known here."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__(f"the range lies outside the {size} bytes of this blob")
+    def __init__(self, size: int | None) -> None:
+        length = "any blob" if size is None else f"the {size} bytes of this blob"
+        super().__init__(f"the range lies outside {length}")
         self.size = size
 
 

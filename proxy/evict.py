@@ -88,7 +88,7 @@ class Evict:
             dropped = (target,) if isinstance(target, str) else tuple(image.tags)
             for tag in dropped:
                 await self._records.drop_tag(place, tag)
-            if set(image.tags) - set(dropped) or _index_over(images, image.digest) is not None:
+            if set(image.tags) - set(dropped) or _image_over(images, image.digest) is not None:
                 return EvictReport(tags=len(dropped))
             return replace(await self._drop(image), tags=len(dropped))
 
@@ -143,14 +143,14 @@ def _find(images: Iterable[HeldImage], place: Place, target: str | Digest) -> He
     for image in images:
         if image.digest == target or target in image.tags:
             return image
-    if isinstance(target, Digest) and (index := _index_over(images, target)) is not None:
-        raise Denied(f"{target} is part of {plain_name(place)}@{index.digest}: evict that one")
+    if isinstance(target, Digest) and (whole := _image_over(images, target)) is not None:
+        raise Denied(f"{target} is part of {plain_name(place)}@{whole.digest}: evict that one")
     separator = "@" if isinstance(target, Digest) else ":"
     raise ManifestUnknown(f"{plain_name(place)}{separator}{target} is not here")
 
 
-def _index_over(images: Iterable[HeldImage], digest: Digest) -> HeldImage | None:
-    """The index of the place that has this manifest as a part."""
+def _image_over(images: Iterable[HeldImage], digest: Digest) -> HeldImage | None:
+    """The image of the place that has this digest as a part."""
     return next(
         (
             image

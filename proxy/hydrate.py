@@ -14,12 +14,12 @@ from typing import Final, Protocol
 from cachetools import Cache, LRUCache, TTLCache
 
 from proxy.downloads.bell import Bell
-from proxy.errors import CisternError, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import CisternError, Overloaded, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
 from proxy.events import BlobAsked, HydrationEnded, ManifestFetched
 from proxy.ground import Ground
 from proxy.log import logger
 from proxy.manifests import Manifests
-from proxy.oci import IMAGE_TYPES, Digest, parse_manifest
+from proxy.oci import IMAGE_TYPES, Digest, ManifestAmbiguous, parse_manifest
 from proxy.pull import Pull
 from proxy.rules import Place, Route
 from proxy.store.base import Job, Parent
@@ -29,7 +29,7 @@ ATTEMPTS_MAX: Final = 8
 BACKOFF_S: Final = 5.0  # doubled per attempt, with full jitter, up to BACKOFF_MAX_S
 BACKOFF_MAX_S: Final = 600.0
 IDLE_S: Final = 30.0  # the queue is looked at this often without being told
-OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
+OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled, Overloaded)
 SEEN_MAX: Final = 10_000  # manifests and blobs heard of, in memory
 SEEN_S: Final = 600.0  # a blob asked for again after this looks for its image again: it may have been evicted
 HEARD_MAX: Final = 10_000
@@ -97,7 +97,7 @@ class Hydrate:
                     await self._note_fetched(event.route, event.digest)
                 else:
                     await self._queue_images_of(event.route, event.digest)
-            except OSError as error:
+            except (OSError, ManifestAmbiguous) as error:
                 log.warning("an image could not be queued", digest=str(event.digest), error=str(error))
             finally:
                 self._heard.task_done()
@@ -190,6 +190,8 @@ class Hydrate:
                 await self._pull.fill(route, digest, size)
             except CisternError as error:
                 return error
+            except OSError as error:
+                return Overloaded(f"the cache's disk refuses: {error.strerror or error}")
             return None
 
     def _postponed(self, job: Job, error: CisternError) -> Job:

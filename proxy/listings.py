@@ -31,7 +31,7 @@ from proxy.rules import Place, Route
 from proxy.upstream.base import Listing
 
 PAGE_MAX: Final = 10_000  # entries of one page, whatever `n` says (threat V34)
-CACHED_MAX: Final = 1_000  # pages kept in memory
+CACHED_MAX: Final = 16 << 20  # bytes of pages kept in memory
 CACHED_FOR_S: Final = 60.0
 SCANNED_MAX: Final = 10_000  # links looked through for referrers that are here
 JSON: Final = "application/json"
@@ -68,7 +68,7 @@ class Listings:
         self._events = ground.events
         self._clock = ground.clock
         self._flights: Flights[Key, Listing] = Flights(ground.tasks, "list")
-        self._cached: LRUCache[Key, Cached] = LRUCache(CACHED_MAX)
+        self._cached: LRUCache[Key, Cached] = LRUCache(CACHED_MAX, getsizeof=lambda page: len(page.listing.body) + 1000)
 
     async def catalog(self, query: Query) -> Page:
         """The repositories that are here, as `UPSTREAM/REPOSITORY`; never proxied."""
@@ -158,7 +158,8 @@ class Listings:
             if cached is None:
                 raise
             return cached.listing, self._stale(route, key[1], cached.at, failure)
-        self._cached[key] = Cached(listing, self._clock())
+        if len(listing.body) < CACHED_MAX // 2:
+            self._cached[key] = Cached(listing, self._clock())
         return listing, MISS
 
     def _stale(self, route: Route, what: str, checked: float, failure: CisternError) -> Outcome:

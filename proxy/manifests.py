@@ -5,6 +5,7 @@ proof. Cache trouble never fails a fetch that the upstream could serve.
 """
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,7 +74,8 @@ class Manifests:
             return None
         if not digest.matches(body):
             self._events.publish(IntegrityFailed("store", digest, place))
-            await self._store.delete(digest)
+            with suppress(OSError):  # a disk that keeps it: it is never served, and fetched again each time
+                await self._store.delete(digest)
             return None
         self._remember(digest, body)
         return body

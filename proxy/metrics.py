@@ -57,7 +57,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
-    """Where gauges are read at a scrape. `breakers` yields (upstream, endpoint, is open)."""
+    """Where gauges are read at a scrape. `breakers` yields (upstream, endpoint, is open); `sample` is waited for at
+    most `sample_within_s`.
+    """
 
     downloads: Callable[[], int]
     readers: Callable[[], int]
@@ -65,6 +67,7 @@ class Gauges:
     rule_levels: Callable[[], Mapping[str, int]]
     loop_lag_s: Callable[[], float]
     sample: Callable[[], Awaitable[Sample]]
+    sample_within_s: float = SAMPLE_WITHIN_S
 
 
 class Metrics:
@@ -190,7 +193,7 @@ class Metrics:
         now = self._monotonic()
         if now >= self._sample_again_at:
             try:
-                async with asyncio.timeout(SAMPLE_WITHIN_S):
+                async with asyncio.timeout(self._gauges.sample_within_s):
                     self._sample = await self._gauges.sample()
             except (TimeoutError, OSError, CisternError) as error:
                 log.warning("a scrape lacks its newest sample", error=repr(error))

@@ -7,8 +7,6 @@ place's own credentials. So one upstream's private blob cannot be read through a
 from dataclasses import dataclass
 from typing import Final
 
-from cachetools import TLRUCache
-
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Origin, Reader
 from proxy.errors import BlobUnknown, Denied, ManifestUnknown, NotHere, UpstreamLied, UpstreamNotFound
@@ -19,6 +17,7 @@ from proxy.ground import Ground
 from proxy.manifests import Held, Manifests
 from proxy.oci import Descriptor, Digest
 from proxy.outcome import COLLAPSED, HIT, MISS, Outcome, unkept
+from proxy.remembered import Remembered
 from proxy.rules import Place, Route
 from proxy.store.base import Link, OpenBlob
 from proxy.tags import Tags
@@ -73,11 +72,8 @@ class Pull:
         self._tags = tags
         self._events = ground.events
         self._blocked = blocked
-        self._clock = ground.clock
         self._proofs: Flights[tuple[Place, Digest], int | None] = Flights(ground.tasks, "prove blob")
-        self._missing: TLRUCache[tuple[type[NotHere], Place, Digest], float] = TLRUCache(
-            REMEMBERED, lambda _key, until, _now: until, timer=ground.clock
-        )
+        self._missing: Remembered[tuple[type[NotHere], Place, Digest], bool] = Remembered(REMEMBERED, ground.clock)
         ground.events.listen(NotStored, self._hear_missing)
 
     async def manifest(self, route: Route, target: str | Digest, *, want_body: bool) -> ManifestAnswer:
@@ -114,7 +110,7 @@ class Pull:
                 return ManifestAnswer(descriptor, None, MISS)
             fetched = await self._manifests.fetch(route.source, digest)
         except (ManifestUnknown, UpstreamNotFound) as cause:
-            self._missing[ManifestUnknown, route.place, digest] = self._clock() + route.tags.missing_for_s
+            self._missing.note((ManifestUnknown, route.place, digest), True, route.tags.missing_for_s)
             raise ManifestUnknown(f"{route.source.upstream} has no manifest {digest} in {route.place}") from cause
         return ManifestAnswer(fetched.descriptor, fetched.body, _kept_outcome(fetched))
 
@@ -175,15 +171,27 @@ class Pull:
             await self._prove(route, digest)
         await self._downloads.fill(digest, Origin(route.source, size))
 
+    async def known_size(self, route: Route, digest: Digest) -> int | None:
+        """A blob's size as far as it is known here: nobody is asked for it."""
+        running = self._downloads.find(digest)
+        if running is not None and self._fetches(route.place, digest) and running.size is not None:
+            return running.size
+        if await self.holds(route.place, digest) and (stored := await self._store.stat(digest)) is not None:
+            return stored
+        return await self._index.size_of(route.place, digest)
+
     async def holds(self, place: Place, digest: Digest) -> bool:
         """Whether a place holds a digest whose bytes are here."""
         return await self._records.link(place, digest) is not None and await self._somebody_has(digest)
 
     async def _somebody_has(self, digest: Digest) -> bool:
+        return await self._stored_size(digest) is not None
+
+    async def _stored_size(self, digest: Digest) -> int | None:
         try:
-            return await self._store.stat(digest) is not None
+            return await self._store.stat(digest)
         except OSError:
-            return False
+            return None
 
     async def _read(self, place: Place, digest: Digest) -> OpenBlob | None:
         """The stored blob; a disk that cannot read it is told, and the upstream is asked instead (invariant I3)."""
@@ -220,9 +228,9 @@ class Pull:
         try:
             size = await self._upstreams.head_blob(route.source, digest)
         except UpstreamNotFound as cause:
-            self._missing[BlobUnknown, route.place, digest] = self._clock() + route.tags.missing_for_s
+            self._missing.note((BlobUnknown, route.place, digest), True, route.tags.missing_for_s)
             raise BlobUnknown(f"{route.source.upstream} has no blob {digest} in {route.source.repository}") from cause
-        stored = await self._store.stat(digest)
+        stored = await self._stored_size(digest)
         try:
             await self._records.save_links([Link(route.place, digest, None, stored or size or 0)])
         except OSError as error:
@@ -232,14 +240,14 @@ class Pull:
     def _hear_missing(self, event: NotStored) -> None:
         """A transfer found its blob missing upstream: the next askers are told so for a while."""
         if event.digest is not None and event.reason == BLOB_UNKNOWN:
-            self._missing[BlobUnknown, event.place, event.digest] = self._clock() + TagPolicy().missing_for_s
+            self._missing.note((BlobUnknown, event.place, event.digest), True, TagPolicy().missing_for_s)
 
     def _refuse_blocked(self, digest: Digest) -> None:
         if digest in self._blocked:
             raise Denied(f"{digest} is on the block list of this cache")
 
     def _refuse_missing(self, place: Place, digest: Digest, kind: type[NotHere]) -> None:
-        if (kind, place, digest) in self._missing:
+        if self._missing.get((kind, place, digest)):
             raise kind(f"{place} has no {digest}")
 
 

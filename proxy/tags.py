@@ -9,8 +9,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from cachetools import TLRUCache, TTLCache
-
 from proxy.errors import CisternError, ManifestUnknown, NotHere, UpstreamDenied, UpstreamNotFound, UpstreamTimeout
 from proxy.events import NotStored, TagMoved, TagStale
 from proxy.flights import Flights
@@ -19,6 +17,7 @@ from proxy.ground import Ground
 from proxy.manifests import Manifests
 from proxy.oci import Descriptor
 from proxy.outcome import HIT, MISS, Outcome, Result
+from proxy.remembered import Remembered
 from proxy.rules import Place, Route, Source
 
 REMEMBERED: Final = 10_000  # failed checks and missing tags kept in memory
@@ -44,10 +43,8 @@ class Tags:
         self._events = ground.events
         self._clock = ground.clock
         self._checks: Flights[tuple[Key, bool], tuple[TagRecord, Outcome]] = Flights(ground.tasks, "check tag")
-        self._failed: TTLCache[Key, CisternError] = TTLCache(REMEMBERED, FAILED_FOR_S, timer=ground.clock)
-        self._missing: TLRUCache[Key, float] = TLRUCache(
-            REMEMBERED, lambda _key, until, _now: until, timer=ground.clock
-        )
+        self._failed: Remembered[Key, CisternError] = Remembered(REMEMBERED, ground.clock)
+        self._missing: Remembered[Key, bool] = Remembered(REMEMBERED, ground.clock)
 
     async def resolve(self, route: Route, tag: str, *, want_body: bool) -> Resolved:
         """The descriptor of a tag. With `want_body` a cold tag is fetched by one GET, else by one HEAD.
@@ -57,7 +54,7 @@ class Tags:
         key = (route.place, tag)
         record = await self._records.tag(*key)
         if record is None:
-            if key in self._missing:
+            if self._missing.get(key):
                 raise ManifestUnknown(f"{route.source.upstream} has no tag {tag} in {route.source.repository}")
             found, outcome = await self._checks.fly((key, want_body), lambda: self._first(route, tag, want_body))
             return Resolved(found.descriptor, outcome)
@@ -78,8 +75,8 @@ class Tags:
     async def refresh(self, route: Route, tag: str) -> Resolved:
         """Check a tag upstream now, whatever its age (`cistern refresh`)."""
         key = (route.place, tag)
-        self._failed.pop(key, None)
-        self._missing.pop(key, None)
+        self._failed.forget(key)
+        self._missing.forget(key)
         record = await self._records.tag(*key)
         if record is None:
             return await self.resolve(route, tag, want_body=True)
@@ -90,7 +87,7 @@ class Tags:
         try:
             descriptor, origin = await self._ask(route.source, tag, want_body)
         except (ManifestUnknown, UpstreamNotFound) as cause:
-            self._missing[route.place, tag] = self._clock() + route.tags.missing_for_s
+            self._missing.note((route.place, tag), True, route.tags.missing_for_s)
             raise ManifestUnknown(f"{route.source.upstream} has no tag {tag} in {route.source.repository}") from cause
         now = self._clock()
         record = TagRecord(descriptor=descriptor, first_seen=now, last_checked=now, origin=origin)
@@ -106,6 +103,8 @@ class Tags:
 
     async def _checked(self, route: Route, tag: str, record: TagRecord, *, may_be_stale: bool) -> Resolved:
         key, policy = (route.place, tag), route.tags
+        # Looked up before the check: with nothing to serve in its place, a late answer is worth waiting for.
+        may_be_stale = may_be_stale and await self._manifests.held(route.place, record.descriptor.digest) is not None
         failure = self._failed.get(key)
         if failure is None:
             check = self._checks.start((key, False), lambda: self._check(route, tag, record))
@@ -116,12 +115,9 @@ class Tags:
             except TimeoutError:
                 failure = UpstreamTimeout(route.source.upstream, f"no answer within {policy.check_within_s:g} s")
             except CisternError as error:
-                failure = self._failed[key] = error
-        if (
-            _may_serve(failure, policy)
-            and may_be_stale
-            and await self._manifests.held(route.place, record.descriptor.digest)
-        ):
+                failure = error
+                self._failed.note(key, error, FAILED_FOR_S)
+        if may_be_stale and _may_serve(failure, policy):
             return self._stale(route, tag, record, failure)
         if isinstance(failure, NotHere | UpstreamNotFound):
             await self._forget(route, tag)
@@ -150,7 +146,7 @@ class Tags:
 
     async def _saved(self, place: Place, tag: str, record: TagRecord, outcome: Outcome) -> Outcome:
         """Save a record; a disk that refuses is told, and fails nobody."""
-        self._failed.pop((place, tag), None)
+        self._failed.forget((place, tag))
         try:
             await self._records.save_tag(place, tag, record)
         except OSError as error:
@@ -169,7 +165,7 @@ class Tags:
         return Resolved(record.descriptor, outcome)
 
     async def _forget(self, route: Route, tag: str) -> None:
-        self._missing[route.place, tag] = self._clock() + route.tags.missing_for_s
+        self._missing.note((route.place, tag), True, route.tags.missing_for_s)
         try:
             await self._records.drop_tag(route.place, tag)
         except OSError as error:

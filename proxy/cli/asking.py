@@ -17,7 +17,7 @@ MaybeReference = Annotated[
     str | None, typer.Argument(help="A repository, or one of its tags or digests; none: every image.")
 ]
 LARGEST: Final = 10  # images that `usage` names
-SHORT: Final = 19  # characters of a digest in a table: enough to tell it apart, and to find it again
+SHORT: Final = 12  # hexadecimal digits of a digest in a table: enough to tell it apart; --json has all
 
 
 def enter(app: typer.Typer) -> None:
@@ -47,23 +47,26 @@ def images(
         tables.show_json(found)
         return
     now = time.time()
-    headings = ("IMAGE", "TAGS", "DIGEST", "PLATFORMS", "HERE", "OWN", "SHARED", "USED", "CHECKED")
-    tables.show(headings, [_image_row(image, now) for image in found])
+    headings = ("IMAGE", "TAGS", "DIGEST", "PLATFORMS", "HERE", "OWN", "SHARED", "USED")
+    tables.show(headings, [_image_row(image, now) for image in found], fold=(0, 1, 3))
 
 
 def _image_row(image: Mapping[str, Any], now: float) -> tuple[str, ...]:
-    platforms = [item["platform"] or item["digest"][:SHORT] for item in image["platforms"] if item["here"]]
+    platforms = [item["platform"] or _short(item["digest"]) for item in image["platforms"] if item["here"]]
     return (
         image["repository"],
         ", ".join(image["tags"]) or "-",
-        image["digest"][:SHORT],
-        ", ".join(platforms) or "-",
+        _short(image["digest"]),
+        ", ".join(platform.removeprefix("linux/") for platform in platforms) or "-",
         _completeness(image),
         tables.size(image["own_bytes"]),
         tables.size(image["shared_bytes"]),
         tables.age(image["last_used"], now),
-        tables.age(image["last_checked"], now),
     )
+
+
+def _short(digest: str) -> str:
+    return digest.partition(":")[2][:SHORT]
 
 
 def _completeness(image: Mapping[str, Any]) -> str:
@@ -105,7 +108,9 @@ def status(as_json: AsJson = False, admin: Admin = None, config: ConfigFile = No
     if as_json:
         tables.show_json(told)
     else:
-        tables.show(("PART", "STATUS", "ABOUT"), [("server", str(told.get("status")), ""), *_parts("", told)])
+        tables.show(
+            ("PART", "STATUS", "ABOUT"), [("server", str(told.get("status")), ""), *_parts("", told)], fold=(0, 2)
+        )
     return FAILED if told.get("status") == "failing" else 0
 
 
@@ -128,7 +133,7 @@ def _is_fact(name: str, value: Any) -> bool:
 
 def refresh(reference: Reference, as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> None:
     """Check a tag upstream now."""
-    named = _checked(reference)
+    named = _checked(reference, tag_only=True)
     told = Server.find(admin, config).post("/api/v1/refresh", {"reference": named})
     if as_json:
         tables.show_json(told)
@@ -155,14 +160,16 @@ def evict(reference: Reference, as_json: AsJson = False, admin: Admin = None, co
     typer.echo(printable(f"evicted {named}: {gone}"))
 
 
-def _checked(reference: str) -> str:
+def _checked(reference: str, *, tag_only: bool = False) -> str:
     """A reference that can be one, as it was written; wrong use otherwise."""
     from proxy.reference import parse
 
     try:
-        parse(reference)
+        named = parse(reference)
     except ClientFault as cause:
         raise CommandFailed(str(cause), WRONG_USE) from cause
+    if tag_only and not isinstance(named.target, str):
+        raise CommandFailed("a digest never changes: name a tag", WRONG_USE)
     return reference.strip()
 
 

@@ -1,9 +1,9 @@
 """Tables and units for people: fitted to a terminal; anywhere else plain, aligned and unwrapped."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import typer
@@ -11,6 +11,8 @@ import typer
 from proxy.cli.failures import printable
 
 UNITS: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+GAP: Final = 2  # between columns
+FOLDED_MIN: Final = 12  # a column narrower than that says little
 AGES: Final = (("d", 86_400), ("h", 3600), ("m", 60))
 
 
@@ -19,14 +21,22 @@ def show_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; nothing but its headings if there are no rows."""
-    cells = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _show_fitted(headings, cells)
+def show(headings: Sequence[str], rows: Sequence[Sequence[str]], fold: Sequence[int] = (0,)) -> None:
+    """A table; nothing but its headings if there are no rows. `fold` are the columns that may take several lines."""
+    cells = [list(headings), *([printable(cell) for cell in row] for row in rows)]
+    if sys.stdout.isatty() and _fits(cells, fold):
+        _show_fitted(cells, fold)
         return
-    for line in aligned([list(headings), *cells]):
+    for line in aligned(cells):
         typer.echo(line)
+
+
+def _fits(rows: Sequence[Sequence[str]], fold: Sequence[int]) -> bool:
+    """Whether the columns that stay on one line leave room for the others."""
+    fixed = sum(
+        max(map(len, column)) + GAP for number, column in enumerate(zip(*rows, strict=True)) if number not in fold
+    )
+    return shutil.get_terminal_size().columns - fixed >= FOLDED_MIN * len(fold)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -35,15 +45,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _show_fitted(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _show_fitted(rows: Sequence[Sequence[str]], fold: Sequence[int]) -> None:
     from rich.console import Console  # late: most runs are piped or small
     from rich.table import Table
     from rich.text import Text
 
+    headings, *cells = rows
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=number not in fold)
+    for row in cells:
         table.add_row(*map(Text, row))  # Text: a bracket in a name is no markup
     Console(file=sys.stdout).print(table)
 
@@ -67,8 +78,3 @@ def age(then: float | None, now: float) -> str:
         if seconds >= step:
             return f"{int(seconds // step)}{unit} ago"
     return f"{int(seconds)}s ago"
-
-
-def moment(then: float | None) -> str:
-    """A Unix time in ISO 8601, UTC; `-` for none."""
-    return "-" if then is None else datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

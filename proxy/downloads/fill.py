@@ -3,7 +3,8 @@
 Runs in the room's own task; its only word to the readers is the Transfer. Decisions:
 a cut after the first byte is resumed at the exact offset; resumes that gained bytes are free, three in a row without
 gain end it; a Range answer that lies is asked again from zero and the known bytes skipped; a wrong digest or size
-after a splice or on a kept part means one fetch from zero before the upstream is blamed; a bad origin gives way to the next alternate.
+after a splice or on a kept part means one fetch from zero before the upstream is blamed; a bad origin gives way to the
+next alternate.
 """
 
 from contextlib import AsyncExitStack

@@ -6,7 +6,7 @@ heard of for long, it takes no member down. Liveness asks nothing at all.
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from proxy.flights import Flights
@@ -16,7 +16,6 @@ from proxy.health.judge import Hysteresis, Looked, Part, State
 from proxy.log import logger, public_url
 from proxy.rules import Rules, RuleView
 from proxy.tasks import Tasks
-from proxy.upstream.endpoint import Endpoint
 
 log = logger("health")
 JUDGE_EVERY_S: Final = 5.0
@@ -32,10 +31,22 @@ class Phase(enum.Enum):
     DRAINING = "draining"
 
 
+class Circuit(Protocol):
+    @property
+    def state(self) -> str: ...
+
+
+class AnEndpoint(Protocol):
+    @property
+    def origin(self) -> str: ...
+    @property
+    def breaker(self) -> Circuit: ...
+
+
 class Upstreams(Protocol):
     """What health reads of the upstream clients."""
 
-    def endpoints(self, upstream: str) -> list[Endpoint]: ...
+    def endpoints(self, upstream: str) -> Sequence[AnEndpoint]: ...
 
     async def ping(self, upstream: str) -> Answers: ...
 
@@ -128,7 +139,7 @@ class Health:
         """Everything, as JSON values."""
         own = {**self._own(), "queue": judge.queue(self._looked)}
         upstreams, credentials = self._upstream_parts(), self._credential_parts()
-        rules = {view.name: self._rule_part(view) for view in self._rules().listing()}
+        rules = self._rule_parts()
         parts = [*own.values(), *credentials.values(), *rules.values(), *(whole for whole, _ in upstreams.values())]
         told: dict[str, Any] = {"status": self._status(parts).value, "phase": self.phase.value}
         if (trouble := self._judge_trouble) is not None:
@@ -150,14 +161,13 @@ class Health:
 
     def rule_report(self, name: str) -> dict[str, Any] | None:
         """One rule, as JSON values; None if there is none of that name. `rule` says which HTTP status goes with it."""
-        view = self._view(name)
-        if view is None:
+        if self._view(name) is None:
             return None
-        told = {"rule": name, **self._rule_part(view).as_json(), "phase": self.phase.value}
+        told = {"rule": name, **self._rule_parts()[name].as_json(), "phase": self.phase.value}
         return told if self._judge_trouble is None else {**told, "judge": self._judge_trouble}
 
     def rule_states(self) -> dict[str, State]:
-        return {view.name: self._rule_part(view).state for view in self._rules().listing()}
+        return {name: part.state for name, part in self._rule_parts().items()}
 
     async def cold(self, name: str) -> dict[str, Any] | None:
         """Whether a cold pull through this rule would work now: nothing forgiven, the upstream asked."""
@@ -227,17 +237,29 @@ class Health:
             for name, heard in self._hearing.credentials.items()
         }
 
-    def _rule_part(self, view: RuleView) -> Part:
-        foreign: dict[str, Part] = {}
-        upstream = upstream_of(view)
-        if not view.deny:
-            whole, endpoints = self._upstream_parts().get(upstream, (judge.OK, {}))
-            pinned = {url: part for url, part in endpoints.items() if is_at(view, url)}
-            foreign[f"upstream {upstream}"] = judge.upstream(pinned.values(), judge.OK) if pinned else whole
-            credentials = self._credential_parts().get(view.credentials or "")
-            if credentials is not None:
-                foreign[f"credentials {view.credentials}"] = credentials
-        return judge.rule(self._own(), foreign, is_up=self.ready())
+    def _rule_parts(self) -> dict[str, Part]:
+        """Of every rule."""
+        own, upstreams, credentials = self._own(), self._upstream_parts(), self._credential_parts()
+        found: dict[str, Part] = {}
+        for view in self._rules().listing():
+            foreign: dict[str, Part] = {}
+            if not view.deny:
+                foreign = foreign_parts(view, upstreams, credentials)
+            found[view.name] = judge.rule(own, foreign, is_up=self.ready())
+        return found
+
+
+def foreign_parts(
+    view: RuleView, upstreams: Mapping[str, tuple[Part, Mapping[str, Part]]], credentials: Mapping[str, Part]
+) -> dict[str, Part]:
+    """What a rule needs beside the member: its upstream, or the one endpoint it is bound to, and its credentials."""
+    upstream = upstream_of(view)
+    whole, endpoints = upstreams.get(upstream, (judge.OK, {}))
+    pinned = [part for url, part in endpoints.items() if is_at(view, url)]
+    found = {f"upstream {upstream}": judge.upstream(pinned, judge.OK) if pinned else whole}
+    if view.credentials is not None and view.credentials in credentials:
+        found[f"credentials {view.credentials}"] = credentials[view.credentials]
+    return found
 
 
 def upstream_of(view: RuleView) -> str:

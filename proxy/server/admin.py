@@ -20,6 +20,7 @@ from proxy.server.desk import Desk
 log = logger("admin")
 JSON: Final = "application/json"
 QUERY_MAX: Final = 4096
+PARAMETERS_MAX: Final = 64
 BODY_MAX: Final = 64 << 10
 READ: Final = ("GET", "HEAD")
 Query = Mapping[str, str]
@@ -78,7 +79,10 @@ class Admin:
             return await self._change(request, name, may_change=may_change)
         if request.method not in READ:
             raise MethodUnsupported(f"{request.method[:16]} is not served here")
-        query = {key: values[-1] for key, values in parse_qs(raw_query, max_num_fields=64).items()}
+        try:
+            query = {key: values[-1] for key, values in parse_qs(raw_query, max_num_fields=PARAMETERS_MAX).items()}
+        except ValueError as cause:
+            raise NameInvalid(f"the query has more than {PARAMETERS_MAX} parameters") from cause
         if name != path and name in self._reads:
             return _json(await self._reads[name](query))
         return await self._probe(path, query)

@@ -59,13 +59,15 @@ async def send_blob(
 
 
 async def _open(request: web.BaseRequest, answer: BlobAnswer) -> tuple[int | None, Body]:
-    """The size, once it is sure enough for headers, and the body. A range of an unknown size waits for the end."""
+    """The size, once it is sure enough for headers, and the body. A range of an unknown size waits for the end, and so
+    does HTTP/1.0, which has no chunks.
+    """
     if answer.held is not None:
         return answer.held.size, HeldBody(answer.held)
     if answer.reader is None:
         raise RuntimeError("a GET's answer has a held blob or a reader")
     size = await answer.reader.opened()
-    if size is None and is_ranged(request.headers.get(hdrs.RANGE)):
+    if size is None and (is_ranged(request.headers.get(hdrs.RANGE)) or request.version < (1, 1)):
         size = await answer.reader.whole()
     return size, answer.reader
 

@@ -4,6 +4,7 @@ aiohttp's own graceful shutdown drops requests (measured: dependencies.md sectio
 `stop_accepting`, and, once running answers have ended, `close`.
 """
 
+import asyncio
 import errno
 import logging
 import os
@@ -12,11 +13,12 @@ import ssl
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from proxy.config import Address
+from proxy.server import respond
 
 BACKLOG: Final = 4096
 KEEP_ALIVE_S: Final = 150.0  # longer than the idle pools of clients: containerd 30 s, Go 90 s, BuildKit 120 s (B25)
@@ -26,6 +28,37 @@ SHUTDOWN_S: Final = 0.1  # for answers that still run when `close` is called; 0 
 SILENT: Final = logging.getLogger("cistern.aiohttp")
 SILENT.disabled = True
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Connection(web.RequestHandler):
+    """One client's connection. What is no HTTP is refused in the registry's own words (protocol E01), and closed: its
+    rest is never read as another request.
+    """
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What aiohttp calls for a message it cannot parse, and for what a handler lets through."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the headers are out")
+        response = respond.malformed(status)
+        response.force_close()
+        return response
+
+
+class Server(web.Server):
+    """aiohttp's server, with connections of our own; a handler ends when its client leaves."""
+
+    def __init__(self, handler: Handler, **options: Any) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._options = options
+
+    def __call__(self) -> Connection:
+        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
 
 class Listener:
@@ -51,11 +84,10 @@ class Listener:
 
 async def listen(address: Address, handler: Handler, tls: ssl.SSLContext | None = None) -> Listener:
     """Bind `address` and serve `handler` on it. OSError: the address is taken or not ours. Port 0 picks a free one."""
-    server = web.Server(
+    server = Server(
         handler,
         logger=SILENT,
         access_log=None,
-        handler_cancellation=True,
         keepalive_timeout=KEEP_ALIVE_S,
         max_line_size=HEADER_MAX,
         max_field_size=HEADER_MAX,

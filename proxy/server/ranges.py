@@ -11,7 +11,7 @@ from typing import Final
 from werkzeug.http import parse_range_header
 
 from proxy.errors import RangeInvalid, RangeUnsatisfiable
-from proxy.oci import Span
+from proxy.oci import SIZE_MAX, Span
 
 RANGES_MAX: Final = 64
 HEADER_MAX: Final = 8190
@@ -55,6 +55,15 @@ def plan(header: str | None, if_range: str | None, etag: str, size: int) -> Plan
     if any(later.start < earlier.stop for earlier, later in pairwise(ordered)):
         raise RangeInvalid("overlapping ranges")
     return Plan(spans)
+
+
+def is_hopeless(header: str | None, if_range: str | None, etag: str) -> bool:
+    """Whether no blob of any size could serve this header, so that nobody need be asked. Raises RangeInvalid."""
+    try:
+        plan(header, if_range, etag, SIZE_MAX)
+    except RangeUnsatisfiable:
+        return True
+    return False
 
 
 def _span(item: str, size: int) -> Span | None:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from aiohttp import hdrs, web
 
 from proxy.downloads.bell import Bell
-from proxy.errors import CisternError, MethodUnsupported, NameInvalid, Overloaded, PathUnknown
+from proxy.errors import CisternError, MethodUnsupported, NameInvalid, Overloaded, PathUnknown, RangeUnsatisfiable
 from proxy.exchange import Exchange
 from proxy.listings import Listings, Page
 from proxy.log import logger
@@ -22,11 +22,13 @@ from proxy.pull import Pull
 from proxy.rules import Rules
 from proxy.server import respond
 from proxy.server.blobs import send_blob
+from proxy.server.ranges import is_hopeless
 from proxy.server.send import BodyDropped
 from proxy.store.threads import Threads
 
 log = logger("registry")
 QUERY_MAX: Final = 4096
+PARAMETERS_MAX: Final = 64
 
 
 class Probes(Protocol):
@@ -103,6 +105,10 @@ class Registry:
             return respond.failure(exchange, error)
         except (ConnectionError, TimeoutError):
             raise
+        except OSError as error:
+            if exchange.status:
+                raise BodyDropped(f"the cache's disk refuses: {error}") from error
+            return respond.failure(exchange, Overloaded(f"the cache's disk refuses: {error.strerror or error}", 5.0))
         except Exception as error:
             log.exception("a request failed", id=exchange.id, error=repr(error))
             if exchange.status:
@@ -116,15 +122,15 @@ class Registry:
             return self._probe(path, exchange)
         if request.method not in ("GET", "HEAD"):
             raise MethodUnsupported(f"{request.method[:16]} is not served: this is a pull-through cache")
-        if len(query) > QUERY_MAX:
-            raise NameInvalid(f"the query has more than {QUERY_MAX} characters")
+        if request.rel_url.raw_fragment:  # no client sends one; taken for nothing, it would make another name of this
+            raise PathUnknown("no such registry path: a fragment is no part of a request")
         call = parse(path)
         exchange.kind = call.kind.label
         exchange.range = request.headers.get(hdrs.RANGE)
         exchange.name(call.name, call.target)
+        values = _parameters(query)
         if call.kind is Kind.PING:
             return respond.small(exchange, b"{}", respond.API_VERSION | {"Content-Type": respond.JSON})
-        values = parse_qs(query, keep_blank_values=True, max_num_fields=64)
         if call.kind is Kind.CATALOG:
             return self._page(exchange, await self._listings.catalog(values), path)
         exchange.route = self._rules().route(call.name, namespace=_namespace(values), prefix=call.prefix)
@@ -164,6 +170,9 @@ class Registry:
         if exchange.route is None:
             raise PathUnknown("no such registry path")
         want_body = exchange.method == "GET"
+        etag = f'"{call.digest}"'
+        if want_body and is_hopeless(exchange.range, request.headers.get(hdrs.IF_RANGE), etag):
+            raise RangeUnsatisfiable(await self._pull.known_size(exchange.route, call.digest))
         found = await self._pull.blob(exchange.route, call.digest, want_body=want_body)
         exchange.outcome = found.outcome
         try:
@@ -195,6 +204,16 @@ class Registry:
         if not good:
             raise Overloaded("not ready")
         return respond.small(exchange, b"", respond.API_VERSION)
+
+
+def _parameters(query: str) -> dict[str, list[str]]:
+    """The query's parameters; raises NameInvalid for more than any client sends."""
+    if len(query) > QUERY_MAX:
+        raise NameInvalid(f"the query has more than {QUERY_MAX} characters")
+    try:
+        return parse_qs(query, keep_blank_values=True, max_num_fields=PARAMETERS_MAX)
+    except ValueError as cause:
+        raise NameInvalid(f"the query has more than {PARAMETERS_MAX} parameters") from cause
 
 
 def _namespace(values: dict[str, list[str]]) -> str | None:

@@ -75,12 +75,22 @@ def failure(exchange: Exchange, error: CisternError) -> web.Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or RETRY_AFTER_S)))
     if isinstance(error, MethodUnsupported):
         headers["Allow"] = "GET, HEAD"
-    if isinstance(error, RangeUnsatisfiable):
+    if isinstance(error, RangeUnsatisfiable) and error.size is not None:
         headers["Content-Range"] = f"bytes */{error.size}"
     exchange.error = f"{error.reason}: {error}"
+    return small(exchange, _error_body(code, error), {**headers, "Content-Type": JSON}, status)
+
+
+def _error_body(code: str, error: CisternError) -> bytes:
     message = "".join(c if c.isprintable() else "?" for c in str(error))[:MESSAGE_MAX]
-    body = orjson.dumps({"errors": [{"code": code, "message": message, "detail": None}]})
-    return small(exchange, body, {**headers, "Content-Type": JSON}, status)
+    return orjson.dumps({"errors": [{"code": code, "message": message, "detail": None}]})
+
+
+def malformed(status: int) -> web.Response:
+    """The answer to what cannot be read as a request, or met no answer of ours (500). Nothing of it is repeated."""
+    error = CisternError("not a valid HTTP request" if status < 500 else "an internal error")
+    body = _error_body(answer(error)[1], error)
+    return web.Response(status=status, body=body, headers=API_VERSION | {"Content-Type": JSON})
 
 
 def status_of(exchange: Exchange, error: CisternError) -> tuple[int, str]:

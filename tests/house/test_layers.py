@@ -11,7 +11,7 @@ from tests.house.source import PACKAGE, imports_of, name_of, python_files
 LAYERS: Final = [
     "__init__ errors",
     "oci",
-    "clients freshness log outcome paths reference",
+    "clients freshness log outcome paths reference remembered",
     "tasks",
     "flights",
     "config",

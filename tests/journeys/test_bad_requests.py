@@ -1,9 +1,12 @@
 """What a client may get wrong: each has its OCI error, touches no upstream and no file."""
 
+import asyncio
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from proxy.outcome import Result
 from tests.support.images import Image, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy
 from tests.support.pulling import Pulling
@@ -48,12 +51,29 @@ BAD: dict[str, tuple[str, int, str]] = {
     "trailing slash": ("/v2/origin.test/team/app/manifests/1/", 404, "NAME_UNKNOWN"),
     "not a registry path": ("/etc/passwd", 404, "NAME_UNKNOWN"),
     "climbing": ("/v2/../../etc/passwd", 404, "NAME_UNKNOWN"),
+    "double slash in front": ("//v2/origin.test/team/app/manifests/1", 400, "NAME_INVALID"),
+    "another host in front": ("//evil.example/v2/x/manifests/1", 404, "NAME_UNKNOWN"),
+    "bad escape": ("/v2/origin.test/%zz/manifests/1", 400, "NAME_INVALID"),
+    "fragment": (f"/{TAG}/1#x", 404, "NAME_UNKNOWN"),
+    "catalog of a repository": ("/v2/_catalog/x", 404, "NAME_UNKNOWN"),
+    "uploads": ("/v2/origin.test/team/app/blobs/uploads", 400, "DIGEST_INVALID"),
+    "metrics on this port": ("/metrics", 404, "NAME_UNKNOWN"),
+    "too many parameters": (f"/{TAG}/1?{'a&' * 100}", 400, "NAME_INVALID"),
+    "query too long": (f"/{TAG}/1?{'a' * 5000}", 400, "NAME_INVALID"),
+    "negative page": ("/v2/origin.test/team/app/tags/list?n=-1", 400, "PAGINATION_NUMBER_INVALID"),
+    "page of words": ("/v2/origin.test/team/app/tags/list?n=all", 400, "PAGINATION_NUMBER_INVALID"),
+    "catalog page of words": ("/v2/_catalog?n=all", 400, "PAGINATION_NUMBER_INVALID"),
     "no probe": ("/-/rules/nobody", 404, "NAME_UNKNOWN"),
 }
 
 
-def files_of(folder: Path) -> set[str]:
-    return {str(path) for path in folder.rglob("*") if "sqlite" not in path.name}
+def files_of(folder: Path) -> dict[str, str]:
+    """Every file below the cache directory, records and index included, with the digest of its bytes."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".sqlite-shm"
+    }
 
 
 @pytest.fixture
@@ -61,34 +81,125 @@ def image(registry: Registry) -> Image:
     return registry.add("team/app", "1", manifest(blob(2000)))
 
 
-@pytest.mark.parametrize(("target", "status", "code"), BAD.values(), ids=BAD.keys())
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("code", sorted({code for _target, _status, code in BAD.values()}))
 async def test_a_bad_request_has_its_error_and_touches_nothing(
-    proxy: Proxy, registry: Registry, image: Image, target: str, status: int, code: str, method: str
+    proxy: Proxy, registry: Registry, image: Image, code: str
 ) -> None:
-    """The status and the OCI code of protocol.md, one bounded log line, no upstream request, no file."""
+    """The status and the OCI code of protocol.md, one bounded log line each, no upstream request, no file."""
+    expected = {name: (status, code) for name, (_, status, told) in BAD.items() if told == code}
     before = files_of(proxy.rooms.disk.directory.root)
-    pulling = await Pulling.start(proxy.netloc, target.replace(" ", "%20"), method=method)
-    body = await pulling.rest()
-    assert pulling.status == status
-    assert pulling.headers["Content-Type"] == "application/json"
-    if method == "GET":
-        assert f'"{code}"'.encode() in body
+    found = {}
+    for name in expected:
+        got, head = [await proxy.ask(BAD[name][0].replace(" ", "%20"), method=method) for method in ("GET", "HEAD")]
+        found[name] = (got.status, got.code)
+        assert (head.status, head.body) == (got.status, b"")
+        for answer in (got, head):
+            assert answer.headers["Content-Type"] == "application/json"
+            assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
+    assert found == expected
     assert registry.requests == []
     assert files_of(proxy.rooms.disk.directory.root) == before
-    (exchange,) = proxy.exchanges
-    assert len(str(exchange.line())) < 6000
+    assert [exchange.result for exchange in proxy.exchanges] == [Result.ERROR] * len(expected) * 2
+    assert all(len(str(exchange.line())) < 6000 for exchange in proxy.exchanges)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
-@pytest.mark.parametrize("target", ["manifests/1", "blobs/uploads/", f"blobs/sha256:{HEX}", "tags/list"])
-async def test_only_get_and_head_are_served(proxy: Proxy, registry: Registry, method: str, target: str) -> None:
+async def test_only_get_and_head_are_served(proxy: Proxy, registry: Registry, method: str) -> None:
     """Every other method is 405 UNSUPPORTED with Allow, whatever the path, and an override header changes nothing."""
-    path = f"/v2/{UPSTREAM}/team/app/{target}"
-    pulling = await Pulling.start(proxy.netloc, path, method=method, headers={"X-HTTP-Method-Override": "GET"})
-    body = await pulling.rest()
-    assert (pulling.status, pulling.headers["Allow"]) == (405, "GET, HEAD")
-    assert b'"UNSUPPORTED"' in body
+    for target in ("manifests/1", "blobs/uploads/", f"blobs/sha256:{HEX}", "tags/list"):
+        answer = await proxy.ask(f"team/app/{target}", method=method, X_HTTP_Method_Override="GET")
+        assert (answer.status, answer.code, answer.headers["Allow"]) == (405, "UNSUPPORTED", "GET, HEAD")
+    assert registry.requests == []
+
+
+async def test_a_body_is_never_waited_for(proxy: Proxy, registry: Registry) -> None:
+    """A push of a gigabyte that was announced and not sent is refused at once."""
+    headers = {"Content-Length": "1000000000", "Expect": "100-continue"}
+    path = f"/v2/{UPSTREAM}/team/app/blobs/uploads/"
+    pulling = await Pulling.start(proxy.netloc, path, method="POST", headers=headers)
+    async with asyncio.timeout(10):
+        assert await pulling.head() == 405
+    await pulling.leave()
+    assert registry.requests == []
+
+
+NO_HTTP: dict[str, bytes] = {
+    "length and chunked": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 0\r\nContent-Length: 5\r\n\r\n",
+    "folded header": b"X-A: b\r\n c\r\n\r\n",
+    "bare LF": b"X-A: b\n\n",
+    "NUL in a header": b"X-A: a\0b\r\n\r\n",
+    "space before the colon": b"X-A : b\r\n\r\n",
+    "two hosts": b"Host: other\r\n\r\n",
+    "header of 70 kB": b"X-A: " + b"a" * 70_000 + b"\r\n\r\n",
+    "thousands of headers": b"X-A: b\r\n" * 5000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("rest", NO_HTTP.values(), ids=NO_HTTP.keys())
+async def test_what_is_no_http_is_refused_in_the_registrys_words(
+    proxy: Proxy, registry: Registry, image: Image, rest: bytes
+) -> None:
+    """A 400 with the OCI body that repeats nothing, and a close: what is smuggled behind it is never executed (T08)."""
+    before = files_of(proxy.rooms.disk.directory.root)
+    smuggled = f"GET /{TAG}/1 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    host, _, port = proxy.netloc.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + rest + smuggled)
+    async with asyncio.timeout(10):
+        try:
+            said = await reader.read()
+        except ConnectionResetError:  # it closed with our bytes unread, as it should: RST may outrun the answer
+            said = b""
+    writer.close()
+    assert said.count(b"HTTP/1.") <= 1
+    if said:
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert head.split(b" ")[1] == b"400"
+        assert b"\r\nContent-Type: application/json\r\n" in head
+        assert body == b'{"errors":[{"code":"UNKNOWN","message":"not a valid HTTP request","detail":null}]}'
+    assert registry.requests == []
+    assert files_of(proxy.rooms.disk.directory.root) == before
+
+
+# range -> status; whatever the size of the blob is
+HOPELESS: dict[str, tuple[str, int, str]] = {
+    "malformed": ("bytes=abc", 416, "SIZE_INVALID"),
+    "reversed": ("bytes=500-0", 416, "SIZE_INVALID"),
+    "empty": ("bytes=", 416, "SIZE_INVALID"),
+    "beyond any size": (f"bytes={10**20}-", 416, "SIZE_INVALID"),
+    "overlapping": ("bytes=0-99,50-149", 400, "SIZE_INVALID"),
+    "a thousand": ("bytes=" + ",".join(f"{n * 2}-{n * 2}" for n in range(1000)), 400, "SIZE_INVALID"),
+    "longer than any client's": ("bytes=" + "0" * 9000 + "-", 400, "SIZE_INVALID"),
+}
+
+
+@pytest.mark.parametrize("state", ["cold", "here"])
+@pytest.mark.parametrize(("asked", "status", "code"), HOPELESS.values(), ids=HOPELESS.keys())
+async def test_a_bad_range_is_refused_before_anybody_is_asked(
+    proxy: Proxy, registry: Registry, image: Image, asked: str, status: int, code: str, state: str
+) -> None:
+    """A range that no blob has is refused alike for a cold and a held blob; nothing is fetched for it."""
+    wanted = image.layers[0]
+    if state == "here":
+        await proxy.pull(wanted)
+        await proxy.quiet()
+        registry.forget()
+    before = files_of(proxy.rooms.disk.directory.root)
+    answer = await proxy.pull(wanted, Range=asked)
+    assert (answer.status, answer.code) == (status, code)
+    if status == 416 and state == "here":
+        assert answer.headers["Content-Range"] == f"bytes */{wanted.size}"
+    assert registry.requests == []
+    assert files_of(proxy.rooms.disk.directory.root) == before
+
+
+async def test_a_bad_range_tells_the_size_that_a_manifest_told(proxy: Proxy, registry: Registry, image: Image) -> None:
+    """Once the manifest is here the 416 of a cold blob has the size as well."""
+    await proxy.ask("team/app/manifests/1")
+    registry.forget()
+    answer = await proxy.pull(image.layers[0], Range="bytes=500-0")
+    assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{image.layers[0].size}")
     assert registry.requests == []
 
 

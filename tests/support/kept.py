@@ -6,14 +6,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy.config import parse
 from proxy.evict import Evict
 from proxy.explain import Explain
-from proxy.ground import Ground
 from proxy.holdings import Holdings
 from proxy.images import Images, ImageView
 from proxy.oci import Digest
 from proxy.rules import Rules
-from proxy.uses import Uses
 from tests.support.images import Image
 from tests.support.proxy import UPSTREAM, Proxy, config_text, running
 from tests.support.site import Site
@@ -30,23 +29,11 @@ class Kept:
     images: Images
     evict: Evict
     explain: Explain
-    uses: Uses
 
     @classmethod
     def over(cls, proxy: Proxy, *, ask_within_s: float = 5.0) -> "Kept":
         rooms = proxy.rooms
-        disk, world = rooms.disk, rooms.world
-        ground = Ground(
-            blobs=disk.blobs,
-            records=disk.records,
-            index=disk.index,
-            parts=disk.parts,
-            threads=disk.threads,
-            upstreams=rooms.upstreams,
-            tasks=rooms.tasks,
-            events=rooms.events,
-            clock=world.clock,
-        )
+        ground = rooms.ground
         holdings = Holdings(ground)
         return cls(
             proxy,
@@ -62,13 +49,10 @@ class Kept:
                 blocked=frozenset(rooms.config.block),
                 ask_within_s=ask_within_s,
             ),
-            Uses(ground),
         )
 
     def take_rules(self, text: str) -> None:
         """Take other rules, as a reload does; the upstreams stay."""
-        from proxy.config import parse
-
         self.proxy.rooms.rules = Rules(parse(text, "other.yaml", {}))
 
     async def pull(self, image: Image, tag: str | None = "1", repository: str = REPOSITORY, prefix: str = "") -> None:

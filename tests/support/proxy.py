@@ -1,6 +1,7 @@
 """The whole proxy in this process, on a real socket: what journeys and crowds pull through."""
 
 import json
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -100,11 +101,14 @@ def config_text(cache: Path, upstream: Site | str, extra: str = "", **upstream_k
 
 @asynccontextmanager
 async def running(
-    text: str, clock: Callable[[], float] = time.time, resolver: Resolver | None = None
+    text: str,
+    clock: Callable[[], float] = time.time,
+    resolver: Resolver | None = None,
+    rng: Callable[[], float] = random.random,
 ) -> AsyncIterator[Proxy]:
-    """A proxy with this config. `clock` stands for the time of day, `resolver` for name look-ups."""
+    """A proxy with this config. `clock` stands for the time of day, `resolver` for name look-ups, `rng` for chance."""
     config = parse(text, "test.yaml", {})
-    given = World(clock=clock, resolver=resolver)
+    given = World(clock=clock, resolver=resolver, rng=rng)
     exchanges: list[Exchange] = []
     async with open_rooms(config, given) as rooms:
         handler = registry_of(rooms, AlwaysReady(), exchanges.append)
