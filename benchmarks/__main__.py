@@ -81,7 +81,7 @@ def _measured(chosen: argparse.Namespace, say: Callable[[str], None]) -> tuple[l
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Cistern and its peers, in ratios.")
     parser.add_argument("--only", action="append", choices=sorted(TOPICS), metavar="NAME", help=", ".join(TOPICS))
-    parser.add_argument("--quick", action="store_true", help="smaller and fewer: under 90 seconds, more noise")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer: about 90 seconds, more noise")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"repetitions (default {ROUNDS}; quick {ROUNDS_QUICK})")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where JSON and picture go")
     parser.add_argument("--cistern", default=peers.DEFAULT_CISTERN, metavar="COMMAND", help="another build to measure")

@@ -243,3 +243,5 @@ def _print_line(line: str) -> None:
         print(line, flush=True)  # noqa: T201 - the one line that the contract puts there
     except OSError as error:
         log.warning("the ready line found no reader", error=str(error))
+        # What is left in its buffer would be an error again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

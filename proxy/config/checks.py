@@ -21,8 +21,9 @@ NOT_YET: Final[dict[str, str]] = {
     "hydrate.max_bandwidth": "bandwidth limits are not built in this version: leave it out, or write none",
     "upstreams.*.max_bandwidth": "bandwidth limits are not built in this version: leave it out, or write none",
     "rules.*.max_size": "a rule's own size is not built in this version: leave it out, or write none",
+    "credential_grace": "another time of grace is not built in this version: leave it out, or write 24h",
 }
-HARMLESS: Final[dict[str, tuple[object, ...]]] = {"registry.workers": (1, "1")}
+HARMLESS: Final[dict[str, tuple[object, ...]]] = {"registry.workers": (1, "1"), "credential_grace": ("24h", "1d")}
 
 
 @dataclass(frozen=True, slots=True)

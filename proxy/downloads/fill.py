@@ -199,16 +199,18 @@ class Fill:
     async def _pump(self, body: BlobBody) -> None:
         """Receive and write side by side: while one batch is written and hashed, the next one is received."""
         skip = self.part.frontier - body.start
+        can_go_on = skip == 0  # else it ignores ranges: to hang up would mean to begin from zero each time
         limit = self._transfer.size if self._transfer.size is not None else self._max_blob_bytes
         try:
             async for chunk in body.chunks:
                 fresh, skip = chunk[skip:], max(0, skip - len(chunk))
                 if not fresh:
                     continue
-                if self.part.frontier + self._appender.waiting + len(fresh) > limit:
+                received = self.part.frontier + self._appender.waiting + len(fresh)
+                if received > limit:
                     raise UpstreamLied(self._transfer.upstream, f"the body is longer than {limit} bytes")
                 await self._appender.feed(fresh)
-                if self._turns.must_yield(self._transfer):
+                if can_go_on and received < limit and self._turns.must_yield(self._transfer):
                     raise GaveWay
         finally:
             await self._appender.flush()  # a cut upstream keeps what it gave: those bytes are not fetched again

@@ -4,6 +4,7 @@ Knows no rules and no store. Another endpoint is tried only before the first byt
 what one registry denies or does not have is an answer.
 """
 
+import asyncio
 import os
 import ssl
 import time
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from yarl import URL
 
-from proxy.errors import ConfigInvalid, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import ConfigInvalid, UpstreamFault, UpstreamTimeout, UpstreamUnavailable
 from proxy.log import public_url
 from proxy.oci import Digest
 from proxy.rules import Source
@@ -186,11 +187,14 @@ class Clients(Upstreams):
         )
 
     async def ping(self, upstream: str) -> dict[str, int | str]:
-        """`GET /v2/` on every endpoint: its status (401 is healthy), or the bounded word of what went wrong."""
-        answers: dict[str, int | str] = {}
-        for endpoint in self.endpoints(upstream):
-            try:
-                answers[public_url(endpoint.origin)] = await endpoint.ping()
-            except (UpstreamUnavailable, UpstreamTimeout) as error:
-                answers[public_url(endpoint.origin)] = error.reason
-        return answers
+        """`GET /v2/` on every endpoint, all at once: its status (401 is healthy), or a word for what is wrong."""
+        endpoints = self.endpoints(upstream)
+        answers = await asyncio.gather(*map(_ping, endpoints))
+        return {public_url(endpoint.origin): answer for endpoint, answer in zip(endpoints, answers, strict=True)}
+
+
+async def _ping(endpoint: Endpoint) -> int | str:
+    try:
+        return await endpoint.ping()
+    except UpstreamFault as error:
+        return error.reason

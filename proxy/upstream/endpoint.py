@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from yarl import URL
 
 from proxy.errors import UpstreamFault, UpstreamTimeout, UpstreamUnavailable
+from proxy.oci import bare_media_type
 from proxy.tasks import Tasks
 from proxy.upstream import answers, challenge, redirects
 from proxy.upstream.authority import Authority
@@ -31,6 +32,7 @@ from proxy.upstream.trust import same_origin
 ERROR_BODY_MAX: Final = 64 * 1024
 AUTHORITIES_MAX: Final = 64
 NAME_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/[^/]+$")
+NOT_A_REGISTRY: Final = "not_a_registry"
 # How storage behind a redirect says that a signed URL is past its time.
 URL_EXPIRED: Final = frozenset({400, 401, 403, 410})
 
@@ -94,11 +96,13 @@ class Endpoint:
             finally:
                 answer.close()
 
-    async def ping(self) -> int:
-        """The status of a bare `GET /v2/`; 401 is healthy."""
+    async def ping(self) -> int | str:
+        """The status of a bare `GET /v2/`, 401 is healthy; `not_a_registry` for a web page."""
         answer = await self._send_home("ping", "GET", self.url("", {}), {})
         await answer.settle()
-        return answer.status
+        is_page = bare_media_type(answer.headers.get("Content-Type")) == "text/html"
+        # An error page may well be HTML: gateways write such before real registries.
+        return NOT_A_REGISTRY if is_page and answer.status < 400 else answer.status
 
     async def fault(self, answer: Exchange, credentials: str | None) -> UpstreamFault:
         """The error that an unwelcome answer stands for."""

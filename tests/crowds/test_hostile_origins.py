@@ -171,3 +171,59 @@ async def test_a_size_told_late_is_held_to(proxy: Proxy, registry: Registry, wan
     await proxy.quiet()
     assert proxy.heard == []
     assert registry.bytes_for(wanted.digest) == wanted.size
+
+
+async def left_behind(proxy: Proxy, registry: Registry, left: Blob) -> Gate:
+    """A transfer of `left` whose only client has gone before the upstream answered, while another client reads."""
+    gate = registry.hold_headers(left.digest, times=1)
+    leaving = await proxy.start_pull(left, "team/good")
+    await gate.reached()
+    await leaving.leave()
+    while proxy.rooms.downloads.readers > 1:
+        await settled()
+    return gate
+
+
+async def test_who_gives_way_does_not_ask_again_for_what_it_has(proxy: Proxy, registry: Registry, wanted: Blob) -> None:
+    """A transfer behind clients that has received its last byte ends, and asks the upstream for nothing more."""
+    busy = registry.hold(wanted.digest, after_bytes=MIB)
+    reading = await proxy.start_pull(wanted, "team/good")
+    await busy.reached()
+    small = registry.add_blob("team/good", blob(30_000))
+    (await left_behind(proxy, registry, small)).open()
+    async with asyncio.timeout(5):
+        while proxy.stored(small.digest) is None:
+            await settled()
+    assert registry.requests_for(small.digest) == 1
+    busy.open()
+    assert await reading.rest() == wanted.data
+    await proxy.quiet()
+
+
+async def test_who_cannot_go_on_by_range_does_not_give_way_twice(
+    proxy: Proxy, registry: Registry, wanted: Blob
+) -> None:
+    """Where the upstream ignores Range, giving way means beginning from zero: once is enough."""
+    left = registry.add_blob("team/good", blob(3 * MIB))
+    busy = registry.hold(wanted.digest, after_bytes=MIB)
+    reading = await proxy.start_pull(wanted, "team/good")
+    await busy.reached()
+    second = Gate()
+    registry.script(left.digest, script.ignore_range, script.gate(second, 2 * MIB), times=1)
+    first = await left_behind(proxy, registry, left)
+    first.open()
+    busy.open()
+    assert await reading.rest() == wanted.data
+    await second.reached()  # it went on when all was quiet
+    another = registry.add_blob("team/good", blob(2 * MIB, seed=9))
+    busy = registry.hold(another.digest, after_bytes=MIB)
+    reading = await proxy.start_pull(another, "team/good")
+    await busy.reached()
+    second.open()
+    async with asyncio.timeout(5):
+        while proxy.stored(left.digest) is None:
+            await settled()
+    assert registry.requests_for(left.digest) == 2
+    busy.open()
+    assert await reading.rest() == another.data
+    await proxy.quiet()

@@ -5,20 +5,21 @@ once, and does a second pull ask the origin for no blob?
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.cistern import CisternProcess, assert_image_whole, assert_store_true
+from tests.support.cistern import CisternProcess, assert_image_whole, assert_store_true, stored
 from tests.support.clients import Containerd, Mirror, Podman, skopeo_copy, skopeo_holds, write_hosts
 from tests.support.faults import FaultProxy
 from tests.support.images import Image
 from tests.support.origin import Origin, View
+from tests.support.raw import RawClient
 from tests.support.real import RealImages
+from tests.support.routes import lone_address
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]
 MIB = 1 << 20
@@ -175,29 +176,66 @@ async def test_killed_in_mid_pull_it_goes_on_where_it_was(
             hosts, reference = hosts_for(tmp_path, cistern), "real.example/real/layered:1"
             pulling = asyncio.ensure_future(containerd.pull(reference, hosts_dir=hosts))
             await road.carried(road.down, total // 3)
+            road.stall()  # from here on the pull can neither end nor fail by itself
             await cistern.kill()
             assert (await pulling).code != 0
             assert_store_true(cistern.cache_dir)
+            assert real.layered.layers[0].digest not in stored(cistern.cache_dir)
+            road.flow()
             road.down.bytes_per_s = None
             await cistern.start()
             (await containerd.pull(reference, hosts_dir=hosts)).check()
             await containerd.holds(image)
             await kept(cistern, image)
-        assert road.down.carried_bytes <= total + 8 * MIB
+            await origin.forget()
+            await containerd.fresh()
+            (await containerd.pull(reference, hosts_dir=hosts)).check()
+            assert await origin.blob_requests() == []
+        assert total <= road.down.carried_bytes <= total + 8 * MIB
+
+
+async def fallback(
+    mirror: str,
+    origin: View,
+    real: RealImages,
+    node: Containerd,
+    folder: Path,
+    *,
+    gone: Callable[[], Awaitable[object]],
+) -> float:
+    """Pull directly, then after `gone`, with `mirror` before the origin: the seconds that the second pull took more."""
+    reference = f"real.example/real/digest@{real.by_digest.digest}"
+    direct = write_hosts(folder / "direct", "_default", [Mirror(origin.url)])
+    alone = (await node.pull(reference, hosts_dir=direct)).check()
+    await node.fresh()
+    await gone()
+    await origin.forget()
+    mirrored = write_hosts(folder / "mirrored", "_default", [Mirror(mirror, dial_timeout="500ms")], server=origin.url)
+    behind = (await node.pull(reference, hosts_dir=mirrored)).check()
+    await node.holds(real.by_digest)
+    await origin.fetched_once(real.by_digest.all_blobs())
+    return behind.seconds - alone.seconds
 
 
 async def test_with_cistern_stopped_ctr_goes_to_the_origin(
     cistern: CisternProcess, origin: View, real: RealImages, containerd: Containerd, tmp_path: Path
 ) -> None:
     """A node whose mirror is gone pulls from the origin itself, and loses less than two seconds by trying."""
-    direct = write_hosts(tmp_path / "direct", "_default", [Mirror(origin.url)])
-    began = time.monotonic()
-    (await containerd.pull("real.example/real/docker:1", hosts_dir=direct)).check()
-    alone_s = time.monotonic() - began
-    await containerd.fresh()
-    hosts = hosts_for(tmp_path, cistern, server=origin.url)
-    assert await cistern.terminate() == 0
-    began = time.monotonic()
-    (await containerd.pull("real.example/real/docker:1", hosts_dir=hosts)).check()
-    assert time.monotonic() - began < alone_s + 2.0
-    await containerd.holds(real.docker)
+    added_s = await fallback(cistern.registry_url, origin, real, containerd, tmp_path, gone=cistern.terminate)
+    assert added_s < 2.0
+
+
+async def test_with_cistern_black_holed_ctr_goes_to_the_origin(
+    short_tmp: Path, origin: View, real: RealImages, containerd: Containerd, tmp_path: Path
+) -> None:
+    """Cistern runs, and its address is a black hole: the node loses less than two seconds (see `support.routes`)."""
+    async with lone_address() as address:
+        config_of_one, listen = config(real_example=origin.url), ["--listen", f"{address.text}:0"]
+        async with CisternProcess(short_tmp / "cistern", config_of_one, args=listen) as cistern:
+            assert address.text in cistern.registry_url
+            assert (await RawClient(cistern.netloc).ask("GET", "/v2/")).status == 200
+            added_s = await fallback(
+                cistern.registry_url, origin, real, containerd, tmp_path, gone=address.become_a_black_hole
+            )
+            assert added_s < 2.0
+            assert [line for line in cistern.log_lines() if line.get("reference")] == []

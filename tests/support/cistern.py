@@ -90,6 +90,14 @@ class CisternProcess:
         """SIGTERM, and wait until it has drained; its exit code."""
         return await self._end(signal.SIGTERM, grace_s)
 
+    async def ended(self, *, timeout_s: float = 10.0) -> int:
+        """Wait until it has ended by itself, or by a signal of the test's; its exit code."""
+        assert self._server is not None, "cistern does not run"
+        server, self._server = self._server, None
+        code = await asyncio.to_thread(server.wait, timeout_s)
+        self._earlier += server.lines
+        return code
+
     async def _end(self, number: signal.Signals, grace_s: float) -> int:
         assert self._server is not None, "cistern does not run"
         server, self._server = self._server, None

@@ -442,7 +442,7 @@ async def test_a_cold_pull_would_work(site: Site) -> None:
     ("answers", "rule"),
     [
         pytest.param({URL: 503, OTHER_URL: "upstream_timeout"}, "one.test", id="no endpoint answers"),
-        pytest.param({URL: 404, OTHER_URL: 403}, "one.test", id="no registry"),
+        pytest.param({URL: "not_a_registry", OTHER_URL: 404}, "one.test", id="no registry"),
         pytest.param({URL: 500}, "pinned", id="the pinned one does not"),
     ],
 )

@@ -1,0 +1,257 @@
+"""`cistern serve` as a process: its ready line, its end by signals with streams running, and why it would not start."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import images
+from tests.support.cistern import CISTERN, READY, ROOT, CisternProcess, cistern, stored
+from tests.support.images import Blob
+from tests.support.process import environment
+from tests.support.pulling import Pulling
+from tests.support.registry import Registry
+
+SIZE = 300_000
+
+
+def config(upstream: Registry, **keys: Any) -> dict[str, Any]:
+    """A config with one upstream, `hub.test`; `keys` are further sections."""
+    hub = {"endpoints": [{"url": upstream.url}], "plain_http": True, "proxy": "none"}
+    return {"upstreams": {"hub.test": hub}, **keys}
+
+
+@pytest.fixture
+def served(short_tmp: Path, registry: Registry) -> CisternProcess:
+    """A server in front of the scripted registry; not started."""
+    return CisternProcess(short_tmp / "cistern", config(registry))
+
+
+@pytest.fixture
+def layer(registry: Registry) -> Blob:
+    return registry.add("team/app", "1", images.manifest(images.blob(SIZE))).layers[0]
+
+
+async def streaming(served: CisternProcess, registry: Registry, layer: Blob) -> tuple[Pulling, Any]:
+    """A pull that has got its headers and stands at a gate of the upstream."""
+    gate = registry.hold(layer.digest, after_bytes=SIZE // 2)
+    pulling = await Pulling.start(served.netloc, f"/v2/hub.test/team/app/blobs/{layer.digest}")
+    await gate.reached()
+    assert await pulling.head() == 200
+    return pulling, gate
+
+
+async def asked(url: str, path: str) -> Pulling:
+    pulling = await Pulling.start(url.removeprefix("http://"), path)
+    await pulling.head()
+    return pulling
+
+
+async def draining(served: CisternProcess, number: signal.Signals) -> None:
+    """Send a signal, and wait until it drains."""
+    assert served.pid is not None
+    os.kill(served.pid, number)
+    await served.logged(lambda line: line["event"] == "draining")
+
+
+# The ready line
+
+
+async def test_the_ready_line_is_all_of_standard_output(short_tmp: Path) -> None:
+    """One line, flushed, with real addresses for port 0; logs go to standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *CISTERN, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cache-dir", short_tmp / "cache",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment({"PYTHONPATH": str(ROOT)}),
+    )  # fmt: skip
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+    ready = READY.fullmatch(line.rstrip("\n"))
+    assert ready is not None
+    assert ready["control"] == str(short_tmp / "cache" / "control.sock")
+    for address, path in ((ready["registry"], "/v2/"), (ready["admin"], "/readyz")):
+        answer = await asked(address, path)
+        assert answer.status == 200
+        await answer.leave()
+    process.terminate()
+    rest, logged = await process.communicate()
+    assert (process.returncode, rest) == (0, b"")
+    assert [json.loads(line)["event"] for line in logged.splitlines()][-1] == "stopped"
+
+
+async def test_a_stdout_that_nobody_reads_stops_nothing(short_tmp: Path) -> None:
+    """A supervisor that closed the pipe still gets a server."""
+    read, write = os.pipe()
+    os.close(read)
+    process = await asyncio.create_subprocess_exec(
+        *CISTERN, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cache-dir", short_tmp / "cache",
+        stdout=write,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment({"PYTHONPATH": str(ROOT)}),
+    )  # fmt: skip
+    os.close(write)
+    assert process.stderr is not None
+    while json.loads(await asyncio.wait_for(process.stderr.readline(), 20))["event"] != "ready":
+        continue
+    process.terminate()
+    await process.communicate()
+    assert process.returncode == 0
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_running_stream_ends_whole(
+    served: CisternProcess, registry: Registry, layer: Blob, number: signal.Signals
+) -> None:
+    """Readiness fails first, nobody new gets in, who is inside gets all bytes, and the exit code is 0."""
+    async with served:
+        pulling, gate = await streaming(served, registry, layer)
+        kept = await asked(served.registry_url, "/v2/")
+        await kept.read(2)
+        await draining(served, number)
+        ready = await asked(served.admin_url, "/readyz")
+        assert (ready.status, json.loads(await ready.rest())) == (503, {"status": "draining"})
+        with pytest.raises(ConnectionRefusedError):
+            await Pulling.start(served.netloc, "/v2/")
+        kept.writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        kept.status = 0
+        assert await kept.head() == 200
+        assert kept.headers["Connection"] == "close"
+        await kept.leave()
+        gate.open()
+        assert await pulling.rest() == layer.data
+        assert await served.ended() == 0
+    assert not served.control.exists()
+
+
+async def test_what_a_drain_has_kept_is_whole(served: CisternProcess, registry: Registry, layer: Blob) -> None:
+    """The blob that streamed while the server drained is in the store when it has ended."""
+    async with served:
+        pulling, gate = await streaming(served, registry, layer)
+        await draining(served, signal.SIGTERM)
+        gate.open()
+        await pulling.rest()
+        assert await served.ended() == 0
+        await served.start()
+        again = await asked(served.registry_url, f"/v2/hub.test/team/app/blobs/{layer.digest}")
+        assert await again.rest() == layer.data
+        assert "; hit" in again.headers["Cache-Status"]
+    assert registry.requests_for(layer.digest) == 1
+
+
+async def test_a_second_signal_ends_at_once(served: CisternProcess, registry: Registry, layer: Blob) -> None:
+    """A stream that would hold it for 25 s is cut; what it had is no visible blob."""
+    async with served:
+        pulling, gate = await streaming(served, registry, layer)
+        await draining(served, signal.SIGTERM)
+        assert await asyncio.wait_for(served.terminate(), 5) == 1
+        with pytest.raises(ConnectionError):
+            await pulling.rest()
+        gate.open()
+        assert layer.digest not in stored(served.cache_dir)
+        assert any(line["event"] == "ended at once by a second signal" for line in served.log_lines())
+        await served.start()  # the lock and the old socket are in nobody's way
+        ready = await asked(served.registry_url, "/-/ready")
+        assert (ready.status, await ready.rest()) == (200, b"")
+
+
+async def test_a_drain_that_runs_out_cuts_what_is_left(short_tmp: Path, registry: Registry, layer: Blob) -> None:
+    """Past `drain` a stream is cut, never ended as if it were whole; the log says so, and the exit code is 0."""
+    served = CisternProcess(short_tmp / "cistern", config(registry, registry={"drain": "300ms"}))
+    async with served:
+        pulling, gate = await streaming(served, registry, layer)
+        assert await asyncio.wait_for(served.terminate(), 10) == 0
+        with pytest.raises(ConnectionError):
+            await pulling.rest()
+        gate.open()
+    assert any(line["event"].startswith("drain ran out") for line in served.log_lines())
+
+
+async def test_after_a_kill_the_old_socket_is_replaced(served: CisternProcess) -> None:
+    """SIGKILL leaves the control socket's file; the next start takes its place."""
+    async with served:
+        await served.kill()
+        assert served.control.exists()
+        await served.start()
+        (await served.command("status")).check()
+
+
+# Refusing to start
+
+
+async def test_a_taken_port_is_one_line(short_tmp: Path) -> None:
+    """Exit code 1, and one line that names the key and the address; no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for flag, key in (("--listen", "registry.listen"), ("--admin", "admin.listen")):
+            others = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cache-dir", short_tmp / "cache")
+            ended = await cistern("serve", *others, flag, address)
+            assert ended.code == 1
+            assert ended.output.splitlines() == [f"cistern: {key}: cannot listen on {address}: Address already in use"]
+
+
+async def test_a_cache_directory_in_use_names_its_owner(served: CisternProcess) -> None:
+    """The second server refuses, naming the first one's pid."""
+    async with served:
+        ended = await cistern(
+            "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cache-dir", served.cache_dir
+        )
+        [line] = ended.output.splitlines()
+        assert ended.code == 1
+        assert f"pid {served.pid}" in line
+
+
+async def test_certificates_that_do_not_serve_are_one_line(short_tmp: Path) -> None:
+    """A missing or broken certificate is named, with its key."""
+    (short_tmp / "tls.crt").write_text("not a certificate")
+    (short_tmp / "cistern.yaml").write_text(
+        f"registry: {{tls: {{certificate: {short_tmp}/tls.crt, key: {short_tmp}/tls.crt}}}}\n"
+    )
+    ended = await cistern(
+        "serve", "--config", short_tmp / "cistern.yaml", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+        "--cache-dir", short_tmp / "cache",
+    )  # fmt: skip
+    assert ended.code == 1
+    assert ended.output.splitlines()[-1].startswith(f"cistern: registry.tls: {short_tmp}/tls.crt and ")
+
+
+# What it says at start
+
+
+async def test_private_content_beyond_loopback_is_said_once(short_tmp: Path, registry: Registry) -> None:
+    """Until access control is built: who listens beyond loopback with credentials is told, once, at start."""
+    private = config(
+        registry,
+        credentials={"team": {"username": "me", "password": {"env": "TEAM"}}},
+        rules=[{"name": "corp", "upstream": "hub.test/corp/*", "credentials": "team"}],
+    )
+    private["upstreams"]["hub.test"]["allow_insecure_credentials"] = True
+    for address, times in (("0.0.0.0:0", 1), ("127.0.0.1:0", 0)):
+        home = short_tmp / address.partition(":")[0]
+        async with CisternProcess(home, private, args=["--listen", address], env={"TEAM": "x"}) as served:
+            told = [line["about"] for line in served.log_lines() if line["event"] == "caution"]
+            assert len([line for line in told if "whoever reaches" in line and "rule corp" in line]) == times
+
+
+async def test_an_image_pulled_is_listed_by_another_command(
+    served: CisternProcess, registry: Registry, layer: Blob
+) -> None:
+    """The commands talk to the server over its control socket, with nothing but the cache directory to go by."""
+    async with served:
+        manifest = await asked(served.registry_url, "/v2/hub.test/team/app/manifests/1")
+        await manifest.rest()
+        pulled = await asked(served.registry_url, f"/v2/hub.test/team/app/blobs/{layer.digest}")
+        await pulled.rest()
+        await served.logged(lambda line: line["event"] == "hydration ended")
+        image = json.loads((await served.command("images", "--json")).check().output)[0]
+        assert (image["complete"], image["tags"]) == (True, ["1"])
+        (await served.command("evict", "hub.test/team/app:1")).check()
+        assert json.loads((await served.command("images", "--json")).check().output) == []
