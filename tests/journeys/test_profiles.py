@@ -4,18 +4,24 @@ Every profile has its own challenge, token, redirect, HEAD, 404 and 429 shapes, 
 clients they must all look the same.
 """
 
+import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
+from proxy.journal import Journal, tell_request
+from proxy.log import configure
 from tests.support.clients import Containerd, Mirror, skopeo_copy, skopeo_holds, write_hosts
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, layer, manifest
+from tests.support.leaks import Canaries
 from tests.support.profiles import PROFILES
-from tests.support.proxy import UPSTREAM, Proxy, config_text, running
+from tests.support.proxy import UPSTREAM, Proxy, Reply, config_text, running
 from tests.support.public import PublicRegistry, public_registry
 from tests.support.tls import Authority, Names
 
@@ -29,6 +35,23 @@ class World:
     proxy: Proxy
     image: Image
     clock: Clock
+    log: io.TextIOWrapper
+
+    def assert_no_secret_is_told(self, canaries: Canaries, *answers: Reply) -> None:
+        """Passwords, tokens and signatures stand in no log line, no answer and no file of the cache."""
+        public = self.public
+        canaries.add("password", public.password[1])
+        for number, token in enumerate(public.realm.grants if public.realm is not None else ()):
+            canaries.add(f"token {number}", token)
+        for number, signature in enumerate(public.data.signatures if public.data is not None else ()):
+            canaries.add(f"signature {number}", signature)
+        for exchange in self.proxy.exchanges:
+            tell_request(exchange)
+        self.log.flush()
+        told = self.log.buffer.getvalue()  # type: ignore[attr-defined]  # a BytesIO
+        assert b'"event":"request"' in told
+        canaries.assert_absent(told, *(answer.body + str(answer.headers).encode() for answer in answers))
+        canaries.assert_absent_below([self.proxy.rooms.disk.directory.root])
 
     def blob_bytes(self) -> dict[str, int]:
         """How many bytes of each blob's body have left the profile's hosts."""
@@ -59,8 +82,21 @@ async def world(
             secret.write_text(password)
             keys["credentials"] = "own"
             extra = f"credentials: {{own: {{username: {user}, password: {{file: {secret}}}}}}}"
-        async with running(config_text(cache_dir, public.url, extra, **keys), clock, names) as proxy:
-            yield World(public, proxy, image, clock)
+        with logged() as log:
+            async with running(config_text(cache_dir, public.url, extra, **keys), clock, names) as proxy:
+                Journal(monotonic=clock).listen(proxy.rooms.events)
+                yield World(public, proxy, image, clock, log)
+
+
+@contextmanager
+def logged() -> Iterator[io.TextIOWrapper]:
+    """What is logged meanwhile, from debug on, as the server writes it."""
+    stream = io.TextIOWrapper(io.BytesIO())
+    configure("json", "debug", stream)
+    try:
+        yield stream
+    finally:
+        structlog.reset_defaults()
 
 
 async def ctr_pulls(world: World, node: Containerd, folder: Path) -> None:
@@ -74,21 +110,23 @@ async def skopeo_pulls(world: World, folder: Path) -> None:
     skopeo_holds(folder, world.image)
 
 
-async def test_the_journey_of_containerd(world: World, containerd: Containerd, tmp_path: Path) -> None:
+async def test_the_journey_of_containerd(
+    world: World, containerd: Containerd, canaries: Canaries, tmp_path: Path
+) -> None:
     """containerd makes the ten steps, and the last of them with the registry gone."""
     await before_the_pull(world)
     await ctr_pulls(world, containerd, tmp_path)
-    await after_the_pull(world)
+    await after_the_pull(world, canaries)
     await containerd.fresh()
     await ctr_pulls(world, containerd, tmp_path)
     await nothing_more_was_fetched(world)
 
 
-async def test_the_journey_of_skopeo(world: World, tmp_path: Path) -> None:
+async def test_the_journey_of_skopeo(world: World, canaries: Canaries, tmp_path: Path) -> None:
     """skopeo makes the ten steps, and the last of them with the registry gone."""
     await before_the_pull(world)
     await skopeo_pulls(world, tmp_path / "first")
-    await after_the_pull(world)
+    await after_the_pull(world, canaries)
     await skopeo_pulls(world, tmp_path / "second")
     await nothing_more_was_fetched(world)
 
@@ -97,13 +135,15 @@ async def before_the_pull(world: World) -> None:
     """Steps 1 and 2: the ping needs no upstream; a HEAD of the tag tells digest, type and size."""
     assert (await world.proxy.ask("/v2/")).status == 200
     assert world.public.registry.requests == []
-    head = await world.proxy.ask(f"{APP}/manifests/v1", method="HEAD")
+    head = await world.proxy.ask(
+        f"{APP}/manifests/v1", method="HEAD", Cookie="a=b", Authorization="Basic Og==", X_Own="1"
+    )
     assert (head.status, head.headers["Docker-Content-Digest"]) == (200, str(world.image.digest))
     assert head.headers["Content-Type"] == world.image.manifest.media_type
     assert head.headers["Content-Length"] == str(world.image.manifest.size)
 
 
-async def after_the_pull(world: World) -> None:
+async def after_the_pull(world: World, canaries: Canaries) -> None:
     """Steps 4 to 9, with the image just pulled; then the registry's hosts are stopped."""
     proxy, profile = world.proxy, world.public.profile
     await proxy.quiet()
@@ -120,25 +160,41 @@ async def after_the_pull(world: World) -> None:
     assert profile.has_referrers or referrers.code == "MANIFEST_UNKNOWN"
     missing = await proxy.ask(f"{APP}/manifests/never")
     assert (missing.status, missing.code) == (404, "MANIFEST_UNKNOWN")
-    for site in world.public.sites():
-        for request in site.requests:
-            assert request.headers.get("Accept-Encoding") == "identity"
-            assert "ns" not in request.query
+    nothing_but_the_protocol_was_sent(world)
     await throttled(world)
+    world.assert_no_secret_is_told(canaries, tags, referrers, missing)
     for site in world.public.sites():
         await site.stop()
         site.forget()
     world.clock.advance(3600)
 
 
+def nothing_but_the_protocol_was_sent(world: World) -> None:
+    """No header and no `ns` of a client went upstream, nothing encoded was asked, no credential left its own host."""
+    for site in world.public.sites():
+        assert site is world.public.registry or site.requests
+        for request in site.requests:
+            assert request.headers["Accept-Encoding"] == "identity"
+            assert request.headers["User-Agent"].startswith("cistern/")
+            assert not {"Cookie", "X-Own", "Via", "Forwarded", "X-Forwarded-For"} & set(request.headers)
+            assert request.headers.get("Authorization") != "Basic Og=="
+            assert "ns" not in request.query
+            assert site is not world.public.data or "Authorization" not in request.headers
+
+
 async def throttled(world: World) -> None:
-    """Step 9: every 429 that the registry knows leaves the held tag served, marked stale."""
+    """Step 9: every 429 that the registry knows leaves the held tag served, marked stale; for what is not here it is a
+    503 with Retry-After, on which clients turn to the origin.
+    """
     for kind in range(len(world.public.profile.throttles)):
         world.clock.advance(7200)
         world.public.throttle(kind)
         answer = await world.proxy.ask(f"{APP}/manifests/v1")
         assert (answer.status, answer.body) == (200, world.image.manifest.data)
         assert "stale" in answer.headers["Warning"]
+        cold = await world.proxy.ask(f"{APP}/manifests/cold{kind}")
+        assert (cold.status, cold.code) == (503, "TOOMANYREQUESTS")
+        assert int(cold.headers["Retry-After"]) >= 1
         world.public.registry.heal()
 
 

@@ -1,10 +1,12 @@
 """Clients that Debian does not have, spoken by script: containerd 2, stargz, nydus; cold, filling and held blobs."""
 
 import asyncio
+import json
 
 import pytest
 
-from tests.support.images import Blob, blob
+from proxy.oci import OCI_INDEX
+from tests.support.images import Blob, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy
 from tests.support.raw import RawClient, containerd_fetch, nydus_read, stargz_open
 from tests.support.registry import Registry
@@ -104,4 +106,103 @@ async def test_every_client_at_once_on_a_filling_blob(
     assert [got.body for got in lazy.ranges] == [wanted.data[start:stop] for start, stop in SPANS]
     assert buffer == b"".join(wanted.data[start:stop] for start, stop in SPANS)
     await proxy.quiet()
+    assert registry.requests_for(wanted.digest) == 1
+
+
+@STATES
+async def test_ggcr_and_oras_find_every_header(
+    proxy: Proxy, registry: Registry, client: RawClient, wanted: Blob, state: str
+) -> None:
+    """crane, cosign, helm and oras fail without these headers, or with a type that is not bare (M02, M05, B01)."""
+    image = registry.add(APP, "1", manifest(blob(5000), wanted))
+    ping = await client.ask("GET", "/v2/")
+    assert (ping.status, ping.headers["Docker-Distribution-Api-Version"]) == (200, "registry/2.0")
+    for target in ("1", str(image.digest)):
+        accept = "application/vnd.oci.image.manifest.v1+json"  # ggcr and oras name one type for a descriptor they have
+        head = await client.ask("HEAD", f"/v2/{APP}/manifests/{target}", Accept=accept)
+        got = await client.ask("GET", f"/v2/{APP}/manifests/{target}", Accept=accept)
+        for answer in (head, got):
+            assert answer.status == 200
+            assert answer.headers["Content-Type"] == image.manifest.media_type
+            assert answer.headers["Content-Length"] == str(image.manifest.size)
+            assert answer.headers["Docker-Content-Digest"] == str(image.digest)
+            assert not {"Content-Encoding", "Transfer-Encoding", "Vary"} & set(answer.headers)
+        assert got.body == image.manifest.data
+    for part in image.blobs:
+        head, got = [await client.ask(method, path_of(part)) for method in ("HEAD", "GET")]
+        for answer in (head, got):
+            assert (answer.status, answer.headers["Content-Length"]) == (200, str(part.size))
+            assert answer.headers["Docker-Content-Digest"] == str(part.digest)
+            assert answer.headers["Accept-Ranges"] == "bytes"
+            assert answer.headers["Content-Type"] == "application/octet-stream"
+            assert not {"Content-Encoding", "Transfer-Encoding", "Location"} & set(answer.headers)
+        assert got.whole
+    await proxy.quiet()
+
+
+@pytest.mark.parametrize("state", ["cold"])
+async def test_oras_walks_the_pages_of_a_tag_list(proxy: Proxy, registry: Registry, client: RawClient) -> None:
+    """A Link leads back to the host that was asked, with `ns` still in it, to the last page (T03)."""
+    for number in range(5):
+        registry.add(APP, f"v{number}", manifest(blob(100 + number)))
+    target, found = f"/v2/{APP}/tags/list?n=2&ns={UPSTREAM}", []
+    pages = 0
+    while target:
+        page = await RawClient(proxy.netloc).ask("GET", target)
+        assert page.status == 200
+        found += json.loads(page.body)["tags"]
+        link = page.headers.get("Link", "")
+        target = link.partition("<")[2].partition(">")[0]
+        assert not link or (target.startswith(f"/v2/{APP}/tags/list?") and 'rel="next"' in link)
+        pages += 1
+    assert (found, pages) == ([f"v{number}" for number in range(5)], 3)
+
+
+@pytest.mark.parametrize("state", ["cold"])
+@pytest.mark.parametrize("has_referrers", [True, False], ids=["with referrers", "without"])
+async def test_docker_29_looks_for_attestations(
+    proxy: Proxy, registry: Registry, client: RawClient, has_referrers: bool
+) -> None:
+    """Unfiltered referrers of a manifest, then the tag `sha256-HEX`: both tell the truth, and no pull fails (F08).
+
+    Without the API the answer is 404 each time, and never NAME_UNKNOWN, which oras takes for an error (F02, F03).
+    """
+    registry.has_referrers = has_referrers
+    image = registry.add(APP, "1", manifest(blob(5000)))
+    subject = {"mediaType": image.manifest.media_type, "digest": str(image.digest), "size": image.manifest.size}
+    proof = registry.add(
+        APP, None, manifest(blob(60), extra={"subject": subject, "artifactType": "application/x.proof"})
+    )
+    for digest, proofs in ((image.digest, [proof.digest]), (f"sha256:{'0' * 64}", [])):
+        for _ in range(2):
+            listed = await client.ask("GET", f"/v2/{APP}/referrers/{digest}")
+            if has_referrers:
+                assert (listed.status, listed.headers["Content-Type"]) == (200, OCI_INDEX)
+                assert [entry["digest"] for entry in json.loads(listed.body)["manifests"]] == [str(d) for d in proofs]
+            else:
+                assert listed.status == 404
+                assert json.loads(listed.body)["errors"][0]["code"] == "MANIFEST_UNKNOWN"
+        by_tag = await client.ask("GET", f"/v2/{APP}/manifests/{str(digest).replace(':', '-')}")
+        assert (by_tag.status, json.loads(by_tag.body)["errors"][0]["code"]) == (404, "MANIFEST_UNKNOWN")
+    if has_referrers:
+        assert (await client.ask("GET", f"/v2/{APP}/manifests/{proof.digest}")).body == proof.manifest.data
+
+
+@pytest.mark.parametrize("state", ["cold"])
+async def test_a_far_range_of_a_held_blob_has_its_headers_at_once(
+    proxy: Proxy, registry: Registry, client: RawClient, wanted: Blob
+) -> None:
+    """The upstream has sent half a MiB: a range behind that gets its 206 now, and its bytes when they come (B19)."""
+    gate = registry.hold(wanted.digest, after_bytes=MIB // 2)
+    first = await proxy.start_pull(wanted)
+    await first.read(1000)
+    await gate.reached()
+    far = await proxy.start_pull(wanted, Range=f"bytes={2 * MIB}-{2 * MIB + 99}")
+    assert await far.head() == 206
+    assert far.headers["Content-Range"] == f"bytes {2 * MIB}-{2 * MIB + 99}/{SIZE}"
+    await first.leave()
+    gate.open()
+    assert await far.rest() == wanted.data[2 * MIB : 2 * MIB + 100]
+    await proxy.quiet()
+    assert proxy.stored(wanted.digest) == wanted.data
     assert registry.requests_for(wanted.digest) == 1

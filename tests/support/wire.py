@@ -158,6 +158,8 @@ async def _send_body(
             transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if answer.framing == "chunked" else piece)
             await request.protocol._drain_helper()  # what StreamWriter.drain calls; a client that left raises here
             record.sent_bytes += len(piece)
+        if answer.endless:
+            await asyncio.sleep(0)  # a turn of the loop: over TLS a lost peer is noticed there, never in a write
     if answer.framing == "chunked":
         transport.write(b"0\r\n\r\n")
     record.whole = True
