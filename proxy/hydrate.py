@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 from cachetools import Cache, LRUCache, TTLCache
 
-from proxy.downloads.bell import Bell
 from proxy.errors import CisternError, Overloaded, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
 from proxy.events import BlobAsked, HydrationEnded, ManifestFetched
 from proxy.ground import Ground
@@ -73,7 +72,7 @@ class Hydrate:
         self._rng = ground.rng
         self._wait = wait
         self._wake = asyncio.Event()
-        self._rested = Bell()  # rings when a job has been tried
+        self._rested = asyncio.Event()  # set when a job has been tried
         self._heard: asyncio.Queue[ManifestFetched | BlobAsked] = asyncio.Queue(HEARD_MAX)
         self._working: set[tuple[Place, Digest]] = set()
         self._noted: LRUCache[tuple[Place, Digest], bool] = LRUCache(SEEN_MAX)
@@ -154,9 +153,21 @@ class Hydrate:
 
     async def postponed(self) -> Sequence[Job]:
         """Wait until a job has been put off, and no other is at work; the queue then."""
-        while self._working or not any(job.attempts for job in await self.queued()):
+        while True:
+            self._rested.clear()  # before looking: a job that rests meanwhile is looked at next
+            jobs = await self.queued()
+            if not self._working and any(job.attempts for job in jobs):
+                return jobs
             await self._rested.wait()
-        return await self.queued()
+
+    async def finished(self) -> None:
+        """Wait until all that was heard has been turned into jobs, and every job has ended."""
+        await self.heard()
+        while True:
+            self._rested.clear()
+            if not await self.queued() and not self._working:
+                return
+            await self._rested.wait()
 
     async def _work(self, job: Job) -> None:
         try:
@@ -166,7 +177,7 @@ class Hydrate:
             self._images.release()
             self._working.discard((job.place, job.manifest))
             self._wake.set()
-            self._rested.ring()
+            self._rested.set()
         if ended.state != "queued":
             self._events.publish(HydrationEnded(ended.place, ended.manifest, ended.state, ended.error))
 

@@ -209,3 +209,19 @@ def test_turns_are_given_by_readers() -> None:
     joined.close()
     reader.close()
     assert not turns.must_yield(behind)
+
+
+async def test_an_image_that_is_whole_makes_no_job(
+    proxy: Proxy, registry: Registry, clock: Clock, image: Image
+) -> None:
+    """A client that asks for a blob of an image that is all here queues nothing, and nobody waits for its end."""
+    proxy.hear(HydrationEnded)
+    for part in image.blobs:
+        await proxy.pull(part)
+    await proxy.quiet()
+    clock.advance(601)  # a blob that was asked for is looked at again
+    await proxy.ask(f"{APP}/manifests/1")
+    await proxy.pull(image.blobs[0])
+    await proxy.rooms.hydrate.finished()
+    assert proxy.heard == []
+    assert await proxy.rooms.ground.index.jobs() == []
