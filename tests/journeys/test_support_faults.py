@@ -156,6 +156,46 @@ async def test_a_refusing_road_resets_who_knocks(registry: Registry) -> None:
             await RawClient(road.netloc).ask("GET", PATH)
 
 
+async def test_a_road_is_cut_so_often_and_heals(registry: Registry, layer: Blob) -> None:
+    """Two connections are reset in mid-header, one as it comes, and the next is whole; `heal` ends every fault."""
+    async with FaultProxy("127.0.0.1", registry.port) as road:
+        road.down.cut_after, road.down.cuts, road.down.end, road.refuse_next = 40, 2, End.RESET, 1
+        for _ in range(3):
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await RawClient(road.netloc).ask("GET", PATH)
+        assert (await RawClient(road.netloc).ask("GET", PATH)).whole
+        road.down.cut_after, road.refusing, road.up.latency_s = 0, True, 60.0
+        road.stall()
+        road.heal()
+        assert (await RawClient(road.netloc).ask("GET", PATH)).whole
+
+
+async def test_a_far_road_delays_every_piece(registry: Registry, layer: Blob) -> None:
+    """Latency in both directions: request and answer take at least that long each."""
+    loop = asyncio.get_running_loop()
+    async with FaultProxy("127.0.0.1", registry.port) as road:
+        road.up.latency_s = road.down.latency_s = 0.02
+        started = loop.time()
+        assert (await RawClient(road.netloc).ask("HEAD", PATH)).status == 200
+        assert loop.time() - started >= 0.04
+
+
+async def test_a_half_close_is_carried_on() -> None:
+    """A peer that is done with sending is told so through the road, and its answer still comes back."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    async with server, FaultProxy("127.0.0.1", server.sockets[0].getsockname()[1]) as road:
+        reader, writer = await asyncio.open_connection("127.0.0.1", road.port)
+        writer.write(b"words")
+        writer.write_eof()
+        assert await reader.read() == b"words"
+        writer.close()
+
+
 async def test_a_narrow_road_takes_the_time_its_bytes_need(registry: Registry, layer: Blob) -> None:
     """200 kB at 1 MB/s last at least what the bucket says, less its one piece."""
     loop = asyncio.get_running_loop()

@@ -80,14 +80,16 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(text: str, cache: Path, environ: Mapping[str, str] | None = None) -> AsyncIterator[Serving]:
-    """A server with this config, on free ports of the loopback, its cache in `cache`."""
+async def serving(
+    text: str, cache: Path, environ: Mapping[str, str] | None = None, *, world: World | None = None
+) -> AsyncIterator[Serving]:
+    """A server with this config, on free loopback ports, its cache in `cache`; `world` is its time and chance."""
     flags = {
         "--listen": ("registry.listen", "127.0.0.1:0"),
         "--admin": ("admin.listen", "127.0.0.1:0"),
         "--cache-dir": ("cache.directory", str(cache)),
     }
     config = parse(text, "test.yaml", {}, flags)
-    async with open_rooms(config, World(environ=environ or {})) as rooms, open_edge(rooms) as edge:
+    async with open_rooms(config, world or World(environ=environ or {})) as rooms, open_edge(rooms) as edge:
         edge.health.phase = Phase.SERVING
         yield Serving(rooms, edge)

@@ -31,12 +31,13 @@ class Road:
     """One direction. Set any field at any time; the next piece of bytes obeys it.
 
     `latency_s` before each piece; `bytes_per_s` is a token bucket of one piece, shared by all connections; after
-    `cut_after` bytes of a connection it ends as `end` says; None is off.
+    `cut_after` bytes of a connection it ends as `end` says, so often as `cuts` says; None is off, or without a limit.
     """
 
     latency_s: float = 0.0
     bytes_per_s: float | None = None
     cut_after: int | None = None
+    cuts: int | None = None
     end: End = End.CLOSE
     carried_bytes: int = 0
     _due_s: float = 0.0
@@ -49,6 +50,17 @@ class Road:
         self._due_s = due + size / self.bytes_per_s
         return self.latency_s + due - now
 
+    def heal(self) -> None:
+        """Carry everything at once from now on; what was cut stays cut."""
+        self.latency_s, self.bytes_per_s, self.cut_after, self.cuts, self.end = 0.0, None, None, None, End.CLOSE
+
+    def count_cut(self) -> None:
+        """One connection was cut: the last one of `cuts` heals the road for those to come."""
+        if self.cuts is not None:
+            self.cuts -= 1
+            if self.cuts <= 0:
+                self.cut_after = self.cuts = None
+
 
 class FaultProxy:
     """Listens on loopback and carries bytes to `target`. `down` is towards the client, `up` towards the target."""
@@ -58,6 +70,7 @@ class FaultProxy:
         self.up, self.down = Road(), Road()
         self.connections = 0
         self.refusing = False
+        self.refuse_next = 0  # so many connections are reset as they come, whatever `refusing` says
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._stalled = asyncio.Event()
@@ -118,6 +131,13 @@ class FaultProxy:
         while road.carried_bytes < count:
             await self._moved.wait()
 
+    def heal(self) -> None:
+        """No fault any more, for new bytes and new connections."""
+        self.up.heal()
+        self.down.heal()
+        self.refusing, self.refuse_next = False, 0
+        self.flow()
+
     def cut(self) -> None:
         """Close every connection now, with FIN, in both directions."""
         for writer in list(self._open):
@@ -133,7 +153,8 @@ class FaultProxy:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._open.add(writer)
-        if self.refusing:
+        if self.refusing or self.refuse_next:
+            self.refuse_next = max(0, self.refuse_next - 1)
             _reset(writer)
             self._open.discard(writer)
             return
@@ -175,6 +196,7 @@ class FaultProxy:
             road.carried_bytes += len(piece[:left])
             self._moved.ring()
             if left < len(piece) or carried == road.cut_after:
+                road.count_cut()
                 await self._end(road, writer, other)
         if writer.can_write_eof():
             writer.write_eof()
