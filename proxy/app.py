@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from proxy.config import Config
+from proxy.current import Current
 from proxy.downloads.room import Downloads
 from proxy.events import Events
 from proxy.exchange import Exchange
@@ -45,8 +46,7 @@ class World:
 class Rooms:
     """Every room of a running server."""
 
-    config: Config
-    rules: Rules
+    current: Current
     events: Events
     tasks: Tasks
     disk: Disk
@@ -60,13 +60,23 @@ class Rooms:
     ground: Ground
     world: World
 
+    @property
+    def config(self) -> Config:
+        """The configuration of this moment."""
+        return self.current.config
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of this moment."""
+        return self.current.rules
+
 
 @asynccontextmanager
 async def open_rooms(config: Config, world: World | None = None) -> AsyncIterator[Rooms]:
     """Open the rooms behind the edge. Raises StoreBusy, StoreRefused, ConfigInvalid or OSError."""
     world = world or World()
     async with AsyncExitStack() as stack:
-        events, rules = Events(), Rules(config)
+        events, current = Events(), Current(config)
         disk = await stack.enter_async_context(open_disk(config.cache.directory))
         tasks = Tasks()
         upstreams = await stack.enter_async_context(
@@ -82,20 +92,25 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         )
         stack.push_async_callback(tasks.stop)
         ground = _ground(disk, upstreams, tasks, events, world)
-        downloads = Downloads(ground, max_blob_bytes=config.limits.max_blob_bytes)
+        downloads = Downloads(ground, max_blob_bytes=current.max_blob_bytes)
         manifests = Manifests(ground)
         tags = Tags(ground, manifests)
-        pull = Pull(ground, downloads, manifests, tags, blocked=frozenset(config.block))
+        pull = Pull(ground, downloads, manifests, tags, is_blocked=current.is_blocked)
         listings = Listings(ground, manifests)
-        hydrate = Hydrate(ground, pull, manifests, rules.route_in, concurrency=config.hydrate.concurrency)
+        hydrate = Hydrate(
+            ground,
+            pull,
+            manifests,
+            lambda rule, place: current.rules.route_in(rule, place),
+            concurrency=config.hydrate.concurrency,
+        )
         tasks.start(hydrate.listen(), name="hydrate: listen")
         tasks.start(hydrate.run(), name="hydrate: run")
         if disk.index.is_new:
             tasks.start(reindex(ground, manifests), name="reindex")
         tasks.start(Uses(ground).listen(), name="uses: listen")
         yield Rooms(
-            config,
-            rules,
+            current,
             events,
             tasks,
             disk,

@@ -4,6 +4,7 @@ A digest is served under a place only once that place is known to hold it: by a 
 place's own credentials. So one upstream's private blob cannot be read through another's path (threats V21, V24).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,7 +62,7 @@ class Pull:
         manifests: Manifests,
         tags: Tags,
         *,
-        blocked: frozenset[Digest],
+        is_blocked: Callable[[Digest], bool],
     ) -> None:
         self._store = ground.blobs
         self._records = ground.records
@@ -71,7 +72,7 @@ class Pull:
         self._manifests = manifests
         self._tags = tags
         self._events = ground.events
-        self._blocked = blocked
+        self._is_blocked = is_blocked
         self._proofs: Flights[tuple[Place, Digest], int | None] = Flights(ground.tasks, "prove blob")
         self._missing: Remembered[tuple[type[NotHere], Place, Digest], bool] = Remembered(REMEMBERED, ground.clock)
         ground.events.listen(NotStored, self._hear_missing)
@@ -243,7 +244,7 @@ class Pull:
             self._missing.note((BlobUnknown, event.place, event.digest), True, TagPolicy().missing_for_s)
 
     def _refuse_blocked(self, digest: Digest) -> None:
-        if digest in self._blocked:
+        if self._is_blocked(digest):
             raise Denied(f"{digest} is on the block list of this cache")
 
     def _refuse_missing(self, place: Place, digest: Digest, kind: type[NotHere]) -> None:

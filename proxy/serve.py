@@ -89,7 +89,7 @@ async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
     health = await _open_health(rooms)
     admin = Admin(_desk(rooms, health), token=rooms.world.environ.get(TOKEN) or None)
     registry = registry_of(rooms, health, rooms.events.publish)
-    gate = Gate(registry, config.limits.max_connections, observe=rooms.events.publish)
+    gate = Gate(registry, lambda: rooms.config.limits.max_connections, observe=rooms.events.publish)
     control = Address(path=rooms.disk.directory.root / CONTROL)
     async with AsyncExitStack() as stack:
         # The last one bound is the first one closed: clients go before those who watch.
@@ -104,10 +104,10 @@ async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
 
 async def _open_health(rooms: Rooms) -> Health:
     """The judge, after its first judgement."""
-    config, world = rooms.config, rooms.world
+    config, world, current = rooms.config, rooms.world, rooms.current
     hearing = Hearing(config.upstreams, config.credentials, monotonic=world.monotonic)
     hearing.listen(rooms.events)
-    look = Look(rooms.disk, config.credentials, world.environ, rooms.tasks, clock=world.clock)
+    look = Look(rooms.disk, lambda: current.config.credentials, world.environ, rooms.tasks, clock=world.clock)
     health = Health(lambda: rooms.rules, look, hearing, rooms.upstreams, rooms.tasks, monotonic=world.monotonic)
     await health.judge()
     rooms.tasks.start(health.run(), name="health: judge")
@@ -116,7 +116,7 @@ async def _open_health(rooms: Rooms) -> Health:
 
 def _desk(rooms: Rooms, health: Health) -> Desk:
     """What the admin address asks: rooms that only it needs are built here."""
-    config, ground = rooms.config, rooms.ground
+    ground = rooms.ground
     lag = LoopLag(monotonic=rooms.world.monotonic)
     rooms.tasks.start(lag.run(), name="loop lag")
     gauges = Gauges(
@@ -131,22 +131,19 @@ def _desk(rooms: Rooms, health: Health) -> Desk:
     metrics.listen(rooms.events)
     holdings = Holdings(ground)
     return Desk(
-        config,
-        lambda: rooms.rules,
+        rooms.current,
         health,
         metrics,
         lag,
         index=ground.index,
         tags=rooms.tags,
-        images=Images(ground, holdings, lambda: rooms.rules, max_size=config.cache.max_size),
+        images=Images(ground, holdings, lambda: rooms.rules, max_size=lambda: rooms.config.cache.max_size),
         evict=Evict(ground, holdings, rooms.manifests, lambda: rooms.rules),
         explain=Explain(
             ground,
             holdings,
-            lambda: rooms.rules,
+            rooms.current,
             rooms.upstreams.endpoints,
-            credentials=config.credentials,
-            blocked=frozenset(config.block),
         ),
     )
 

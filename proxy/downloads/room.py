@@ -5,6 +5,8 @@ Invariant: a digest is in the table exactly while its task runs; the blob is in 
 before it leaves the table.
 """
 
+from collections.abc import Callable
+
 from proxy.downloads.bell import Bell
 from proxy.downloads.fill import Fill, told
 from proxy.downloads.part import Part
@@ -24,7 +26,7 @@ log = logger("downloads")
 class Downloads:
     """The table of running transfers."""
 
-    def __init__(self, ground: Ground, *, max_blob_bytes: int) -> None:
+    def __init__(self, ground: Ground, *, max_blob_bytes: Callable[[], int]) -> None:
         self._ground = ground
         self._max_blob_bytes = max_blob_bytes
         self._running: dict[Digest, Transfer] = {}
@@ -96,7 +98,7 @@ class Downloads:
         started = self._ground.monotonic()
         part = await Part.open(self._ground.parts, transfer.digest, self._ground.threads)
         try:
-            fill = Fill(self._ground, part, transfer, self._turns, self._max_blob_bytes)
+            fill = Fill(self._ground, part, transfer, self._turns, self._max_blob_bytes())
             await fill.start()
             await fill.run()
             transfer.verify()  # nobody waits for the commit

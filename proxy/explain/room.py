@@ -4,10 +4,11 @@ Looks only: no record, no blob and no link changes by it. Secrets are tried, nev
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from proxy.config import SecretUnavailable
+from proxy.current import Current
 from proxy.errors import CisternError, Denied, NameInvalid, NameUnknown, UpstreamTimeout
 from proxy.explain.diagnosis import diagnose
 from proxy.explain.facts import (
@@ -26,7 +27,7 @@ from proxy.holdings import Holdings
 from proxy.log import public_url
 from proxy.oci import Digest
 from proxy.reference import LATEST, parse
-from proxy.rules import Route, Rules
+from proxy.rules import Route
 from proxy.upstream.base import ManifestHead
 
 ASK_WITHIN_S: Final = 5.0
@@ -45,11 +46,6 @@ class AnEndpoint(Protocol):
     def breaker(self) -> Circuit: ...
 
 
-class Credential(Protocol):
-    def secret(self) -> str:
-        """The password; raises SecretUnavailable."""
-
-
 class Explain:
     """Explanations. `endpoints` are those of an upstream; `ask_within_s` bounds the wait for its answer."""
 
@@ -57,18 +53,14 @@ class Explain:
         self,
         ground: Ground,
         holdings: Holdings,
-        rules: Callable[[], Rules],
+        current: Current,
         endpoints: Callable[[str], Sequence[AnEndpoint]],
         *,
-        credentials: Mapping[str, Credential],
-        blocked: frozenset[Digest],
         ask_within_s: float = ASK_WITHIN_S,
     ) -> None:
         self._holdings = holdings
-        self._rules = rules
+        self._current = current
         self._endpoints = endpoints
-        self._credentials = credentials
-        self._blocked = blocked
         self._ask_within_s = ask_within_s
         self._records = ground.records
         self._upstreams = ground.upstreams
@@ -80,7 +72,7 @@ class Explain:
         named = parse(text)
         target = LATEST if named.target is None else named.target
         try:
-            route = self._rules().route(named.name, namespace=named.namespace)
+            route = self._current.rules.route(named.name, namespace=named.namespace)
         except (NameUnknown, NameInvalid, Denied) as error:
             return Explanation(reference=str(named), verdict=Verdict.FAILS, problem=diagnose(error))
         route_facts = await self._route_facts(route)
@@ -113,7 +105,11 @@ class Explain:
             return None, error
 
     def _refusal(self, digest: Digest | None) -> CisternError | None:
-        return Denied(f"{digest} is on the block list of this cache") if digest in self._blocked else None
+        return (
+            Denied(f"{digest} is on the block list of this cache")
+            if digest is not None and self._current.is_blocked(digest)
+            else None
+        )
 
     async def _route_facts(self, route: Route) -> RouteFacts:
         source = route.source
@@ -139,10 +135,11 @@ class Explain:
     async def _trouble(self, name: str | None) -> str | None:
         if name is None:
             return None
-        if name not in self._credentials:
+        credentials = self._current.config.credentials
+        if name not in credentials:
             return "no credentials of that name are configured"
         try:
-            await self._threads.disk(self._credentials[name].secret)
+            await self._threads.disk(credentials[name].secret)
         except SecretUnavailable as error:
             return str(error)
         return None

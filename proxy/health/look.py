@@ -31,7 +31,7 @@ class Look:
     def __init__(
         self,
         disk: Disk,
-        credentials: Mapping[str, CredentialConfig],
+        credentials: Callable[[], Mapping[str, CredentialConfig]],
         environ: Mapping[str, str],
         tasks: Tasks,
         *,
@@ -90,7 +90,7 @@ class Look:
 
     def _unavailable(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for name, credentials in self._credentials.items():
+        for name, credentials in self._credentials().items():
             try:
                 credentials.secret(self._environ)
             except SecretUnavailable as error:

@@ -24,7 +24,9 @@ USES_AT_ONCE: Final = 5_000  # digests per question to the index
 class Images:
     """What is here."""
 
-    def __init__(self, ground: Ground, holdings: Holdings, rules: Callable[[], Rules], *, max_size: Share) -> None:
+    def __init__(
+        self, ground: Ground, holdings: Holdings, rules: Callable[[], Rules], *, max_size: Callable[[], Share]
+    ) -> None:
         self._holdings = holdings
         self._rules = rules
         self._max_size = max_size
@@ -54,7 +56,7 @@ class Images:
         """How much is kept."""
         survey = await self._survey()
         parts_bytes, total_bytes, free_bytes = await self._threads.disk(_disk_facts, self._parts)
-        limit_bytes = self._max_size.of(total_bytes)
+        limit_bytes = self._max_size().of(total_bytes)
         return await self._threads.disk(usage_of, survey, parts_bytes, limit_bytes, free_bytes)
 
     async def _survey(self) -> Survey:

@@ -1,11 +1,11 @@
 """What the admin address tells and does, as JSON values; knows no HTTP. Everything here is asked of other rooms."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from proxy.config import Config
+from proxy.current import Current
 from proxy.errors import NameInvalid
 from proxy.evict import Evict
 from proxy.explain import Explain
@@ -14,7 +14,7 @@ from proxy.images import Images
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.oci import Digest
 from proxy.reference import LATEST, parse
-from proxy.rules import Rules, RuleView
+from proxy.rules import RuleView
 from proxy.store.base import Index, Job
 from proxy.tags import Tags
 
@@ -27,8 +27,7 @@ class Desk:
 
     def __init__(
         self,
-        config: Config,
-        rules: Callable[[], Rules],
+        current: Current,
         health: Health,
         metrics: Metrics,
         lag: LoopLag,
@@ -39,8 +38,7 @@ class Desk:
         evict: Evict,
         explain: Explain,
     ) -> None:
-        self._config = config
-        self._rules = rules
+        self._current = current
         self.health = health
         self.metrics = metrics
         self.metrics_type = CONTENT_TYPE
@@ -57,7 +55,9 @@ class Desk:
     async def rules(self, _query: Mapping[str, str]) -> dict[str, Any]:
         """Every rule in the order of matching."""
         states = self.health.rule_states()
-        return {"rules": [{**rule_json(view), "status": states[view.name].value} for view in self._rules().listing()]}
+        return {
+            "rules": [{**rule_json(view), "status": states[view.name].value} for view in self._current.rules.listing()]
+        }
 
     async def upstreams(self, _query: Mapping[str, str]) -> dict[str, Any]:
         """Every upstream: how it is configured, and how it is."""
@@ -71,7 +71,7 @@ class Desk:
                     "official_prefix": upstream.official_prefix,
                     **parts.get(name, {}),
                 }
-                for name, upstream in self._config.upstreams.items()
+                for name, upstream in self._current.config.upstreams.items()
             ]
         }
 
@@ -105,7 +105,7 @@ class Desk:
         named = parse(reference)
         if isinstance(named.target, Digest):
             raise NameInvalid("a digest never changes: name a tag")
-        route = self._rules().route(named.name, namespace=named.namespace)
+        route = self._current.rules.route(named.name, namespace=named.namespace)
         found = await self._tags.refresh(route, named.target or LATEST)
         checked = found.outcome.checked_status
         return {

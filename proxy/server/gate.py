@@ -20,9 +20,9 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Gate:
-    """Lets at most `limit` connections through to `inner`. `observe` hears of those turned away."""
+    """Lets at most `limit()` connections through to `inner`. `observe` hears of those turned away."""
 
-    def __init__(self, inner: Handler, limit: int, *, observe: Callable[[Exchange], None]) -> None:
+    def __init__(self, inner: Handler, limit: Callable[[], int], *, observe: Callable[[Exchange], None]) -> None:
         self._inner = inner
         self._limit = limit
         self._observe = observe
@@ -32,7 +32,7 @@ class Gate:
         if self._has_room(request.transport):
             return await self._inner(request)
         exchange = Exchange(id="", client=request.remote or "", method=request.method)
-        response = respond.failure(exchange, Overloaded(f"{self._limit} clients are connected", RETRY_AFTER_S))
+        response = respond.failure(exchange, Overloaded(f"{self._limit()} clients are connected", RETRY_AFTER_S))
         exchange.end(Result.ERROR)
         self._observe(exchange)
         response.force_close()
@@ -41,11 +41,11 @@ class Gate:
     def _has_room(self, transport: asyncio.BaseTransport | None) -> bool:
         if transport is None or transport in self._inside:
             return True
-        if len(self._inside) >= self._limit:
+        if len(self._inside) >= self._limit():
             # A closed one may still be held by somebody's traceback.
             for closed in [inside for inside in self._inside if inside.is_closing()]:
                 self._inside.discard(closed)
-        if len(self._inside) >= self._limit:
+        if len(self._inside) >= self._limit():
             return False
         self._inside.add(transport)
         return True

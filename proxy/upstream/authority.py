@@ -121,7 +121,7 @@ class Authority:
                 return None
             header = self._credentials.basic(self._upstream, credentials, str(self._origin))
             return Grant(header, None, is_fresh=False)
-        key = TokenKey(known.realm, known.service, scope, credentials)
+        key = TokenKey(known.realm, known.service, scope, credentials, self._credentials.version(credentials))
         held = self._tokens.held(key)
         if held is not None and (rejected is None or held != rejected.token):
             return Grant(f"Bearer {held}", key, is_fresh=False)

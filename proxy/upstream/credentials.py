@@ -1,11 +1,14 @@
 """Username and password of a credential set as an Authorization header, and which of them were refused lately.
 
-The password is read anew for each use, so that a rotated one is taken up; it is kept nowhere.
+The password is read anew for each use, so that a rotated one is taken up. The last good one is kept: while a file that
+is being replaced is empty or gone, what it held before still serves.
 """
 
 import base64
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from cachetools import TTLCache
@@ -19,30 +22,82 @@ REFUSED_FOR_S: Final = 30.0
 REFUSALS_MAX: Final = 1024
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Good:
+    """A pair that could be read, and the settings that led to it."""
+
+    settings: CredentialSettings
+    pair: str
+
+
+Reading = Mapping[str, Good | ValueError]
+
+
+def read(sets: Mapping[str, CredentialSettings]) -> Reading:
+    """Every set as it can be read now, or why it cannot. Blocks."""
+    found: dict[str, Good | ValueError] = {}
+    for name, one in sets.items():
+        try:
+            found[name] = Good(one, f"{one.username}:{one.secret()}")
+        except SecretUnavailable as error:
+            found[name] = error
+        except (OSError, ValueError) as error:
+            # Only the config's own error is known to name the place and not the secret.
+            found[name] = SecretUnavailable(type(error).__name__)
+    return found
+
+
 class Credentials:
-    """The credential sets of the configuration."""
+    """The credential sets of the configuration. `version` changes with a set's username or password."""
 
     def __init__(
         self, sets: Mapping[str, CredentialSettings], *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._sets = sets
+        self._sets: Mapping[str, CredentialSettings] = {}
+        self._good: dict[str, Good] = {}
+        self._versions: Counter[str | None] = Counter()
         self._refused: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, REFUSED_FOR_S, monotonic)
+        self.take(sets, read(sets))
+
+    def take(self, sets: Mapping[str, CredentialSettings], reading: Reading) -> None:
+        """From now on these sets, as they were read. One that is gone is used no more."""
+        self._sets = sets
+        self._good = {name: good for name, good in self._good.items() if name in sets}
+        for name, found in reading.items():
+            if isinstance(found, Good) and name in sets:
+                self._note(name, found)
+
+    def version(self, name: str | None) -> int:
+        """How often the set has changed. Tokens of another version are not used."""
+        return self._versions[name]
+
+    def _note(self, name: str, found: Good) -> None:
+        before = self._good.get(name)
+        self._good[name] = found
+        if before is None or before.pair != found.pair:
+            self._versions[name] += 1
 
     def basic(self, upstream: str, name: str, place: str) -> str:
         """The header for set `name` at `place` (a realm or registry); raises CredentialUnavailable if it cannot be
-        read, CredentialRefused if that very pair was refused there a moment ago.
+        read and never could, CredentialRefused if that very pair was refused there a moment ago.
         """
-        try:
-            one = self._sets[name]
-            pair = f"{one.username}:{one.secret()}"
-        except (KeyError, OSError, ValueError) as error:
-            # Only the config's own error is known to name the place and not the secret.
-            why = str(error) if isinstance(error, SecretUnavailable) else type(error).__name__
-            raise CredentialUnavailable(upstream, f"the credentials {name} cannot be read: {why}") from None
-        header = "Basic " + base64.b64encode(pair.encode()).decode()
+        header = "Basic " + base64.b64encode(self._pair(upstream, name).encode()).decode()
         if (place, header) in self._refused:
             raise self.refusal(upstream, name)
         return header
+
+    def _pair(self, upstream: str, name: str) -> str:
+        one = self._sets.get(name)
+        if one is None:
+            raise CredentialUnavailable(upstream, f"no credentials {name} are configured")
+        found = read({name: one})[name]
+        if isinstance(found, Good):
+            self._note(name, found)
+            return found.pair
+        kept = self._good.get(name)
+        if kept is None or kept.settings != one:  # another file, another user: what the old one held is not meant
+            raise CredentialUnavailable(upstream, f"the credentials {name} cannot be read: {found}") from None
+        return kept.pair
 
     def refused(self, upstream: str, name: str, place: str, header: str) -> CredentialRefused:
         """Remember that `place` refused this pair; the error to raise."""

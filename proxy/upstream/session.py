@@ -50,6 +50,16 @@ class UpstreamCall:
     quota_remaining: int | None = None
 
 
+# What of an upstream's settings a wire and its endpoint are made of; `tls` is the context.
+DECIDING: Final = (
+    "breaker",
+    "timeouts",
+    "max_connections",
+    "max_bandwidth",
+    "proxy",
+    "trusted_realms",
+    "trusted_redirects",
+)
 Observer = Callable[[UpstreamCall], None]
 
 
@@ -205,6 +215,12 @@ class Wire:
             self.report(kind, error.reason, self._monotonic() - started, 0)
             raise
         return Exchange(response, self, kind, self._monotonic() - started, is_home=same_origin(url, self.endpoint))
+
+    def fits(self, settings: UpstreamSettings, context: ssl.SSLContext) -> bool:
+        """Whether a wire made with these would be the same as this one."""
+        return self._context is context and all(
+            getattr(settings, key) == getattr(self.settings, key) for key in DECIDING
+        )
 
     def report(self, kind: str, outcome: str, seconds: float, received: int, quota: int | None = None) -> None:
         self._observer(UpstreamCall(self.upstream, str(self.endpoint), kind, outcome, seconds, received, quota))

@@ -41,12 +41,16 @@ TOKEN: Final = re.compile(r"[\x21-\x7e]{1,49152}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """What a token is good for: one realm and service, one scope (None: no repository), one credential set."""
+    """What a token is good for: one realm and service, one scope (None: no repository), one credential set.
+
+    `version` counts the set's rotations: a token that an older username or password bought is never found again.
+    """
 
     realm: URL
     service: str | None
     scope: str | None
     credentials: str | None
+    version: int = 0
 
     @property
     def url(self) -> URL:

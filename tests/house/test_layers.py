@@ -16,7 +16,7 @@ LAYERS: Final = [
     "flights",
     "config",
     "rules",
-    "check events exchange",
+    "check current events exchange",
     "store upstream",
     "ground",
     "downloads holdings manifests uses",

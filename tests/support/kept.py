@@ -38,22 +38,21 @@ class Kept:
         return cls(
             proxy,
             holdings,
-            Images(ground, holdings, lambda: rooms.rules, max_size=rooms.config.cache.max_size),
+            Images(ground, holdings, lambda: rooms.rules, max_size=lambda: rooms.config.cache.max_size),
             Evict(ground, holdings, rooms.manifests, lambda: rooms.rules),
             Explain(
                 ground,
                 holdings,
-                lambda: rooms.rules,
+                rooms.current,
                 rooms.upstreams.endpoints,
-                credentials=rooms.config.credentials,
-                blocked=frozenset(rooms.config.block),
                 ask_within_s=ask_within_s,
             ),
         )
 
     def take_rules(self, text: str) -> None:
         """Take other rules, as a reload does; the upstreams stay."""
-        self.proxy.rooms.rules = Rules(parse(text, "other.yaml", {}))
+        config = parse(text, "other.yaml", {})
+        self.proxy.rooms.current.take(config, Rules(config))
 
     async def pull(self, image: Image, tag: str | None = "1", repository: str = REPOSITORY, prefix: str = "") -> None:
         """Pull an image as a client does that wants all its platforms, and wait until all of it is kept."""

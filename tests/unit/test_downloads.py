@@ -114,7 +114,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             tasks=tasks,
             events=Events(),
         )
-        yield World(Downloads(ground, max_blob_bytes=1 << 30), store, upstream, wanted)
+        yield World(Downloads(ground, max_blob_bytes=lambda: 1 << 30), store, upstream, wanted)
         await tasks.stop()
         await records.close()
         await index.close()

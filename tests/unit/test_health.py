@@ -510,13 +510,13 @@ def credentials() -> dict[str, CredentialConfig]:
 async def test_a_look_at_a_good_directory_finds_no_trouble(cache_dir: Any, clock: Clock, canaries: Canaries) -> None:
     """It tells the room there is, names no trouble and no secret, and leaves no file behind."""
     async with open_disk(cache_dir) as disk, Tasks() as tasks:
-        look = Look(disk, credentials(), {"TEAM": canaries.secret("team")}, tasks, clock=clock)
+        look = Look(disk, credentials, {"TEAM": canaries.secret("team")}, tasks, clock=clock)
         found = await look()
         assert replace(found, free_bytes=None, total_bytes=None) == Looked()
         assert 0 < (found.free_bytes or 0) < (found.total_bytes or 0)
         assert os.listdir(disk.parts) == []
         canaries.assert_absent(repr(found))
-        assert (await Look(disk, credentials(), {}, tasks, clock=clock)()).secrets == {
+        assert (await Look(disk, credentials, {}, tasks, clock=clock)()).secrets == {
             "team": "environment variable TEAM is not set or empty"
         }
 
@@ -524,7 +524,7 @@ async def test_a_look_at_a_good_directory_finds_no_trouble(cache_dir: Any, clock
 async def test_a_look_finds_a_directory_that_is_gone(cache_dir: Any, clock: Clock) -> None:
     """Parts that cannot be written degrade; blobs that cannot be listed fail."""
     async with open_disk(cache_dir) as disk, Tasks() as tasks:
-        look = Look(disk, {}, {}, tasks, clock=clock)
+        look = Look(disk, dict, {}, tasks, clock=clock)
         disk.parts.rename(cache_dir / "gone")
         assert (await look()).unwritable == os.strerror(errno.ENOENT)
         (cache_dir / "blobs").rename(cache_dir / "gone too")
@@ -556,7 +556,7 @@ async def test_a_disk_that_hangs_is_found_and_asked_once(cache_dir: Any, clock: 
     """No thread is given to a second look while the first one hangs."""
     hung = Hung()
     async with open_disk(cache_dir) as disk, hung, Tasks() as tasks:
-        look = Look(replace(disk, threads=hung), {}, {}, tasks, clock=clock, within_s=0.01)
+        look = Look(replace(disk, threads=hung), dict, {}, tasks, clock=clock, within_s=0.01)
         for _ in range(3):
             assert (await look()).unreadable == "no answer within 0.01 s"
         assert hung.asked == 2  # the files once, the secrets once

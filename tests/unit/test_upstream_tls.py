@@ -10,7 +10,8 @@ import trustme
 
 from proxy.errors import ConfigInvalid, DialRefused, UpstreamUnavailable
 from proxy.tasks import Tasks
-from proxy.upstream.client import Clients, tls_context
+from proxy.upstream.client import Clients
+from proxy.upstream.contexts import read, tls_context
 from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, Resolver, clients, config, source
 
 MANIFEST = b"{}"
@@ -141,5 +142,5 @@ def test_a_ca_file_that_holds_none_is_a_bad_config(tmp_path: Path) -> None:
     empty.write_text("")
     for file in (empty, tmp_path / "missing.pem"):
         with pytest.raises(ConfigInvalid, match=file.name):
-            tls_context(file)
-    assert tls_context(None).minimum_version is ssl.TLSVersion.TLSv1_2
+            read(config(f"https://{NAME}", tls={"ca": str(file)}).upstreams)
+    assert tls_context().minimum_version is ssl.TLSVersion.TLSv1_2
