@@ -12,7 +12,7 @@ from tests.support.clock import Clock
 from tests.support.edge import Serving, serving
 from tests.support.proxy import UPSTREAM, config_text
 
-TIMEOUTS = {"connect": "1s", "headers": "400ms", "stall": "200ms"}
+TIMEOUTS = {"connect": "1s", "headers": "800ms", "stall": "400ms"}
 TAGS = "check_within: 100ms"
 
 

@@ -11,7 +11,7 @@ from tests.faults.stage import Stage, Subject, Visit
 
 TAG_AGE_S = 61.0  # past `fresh_for`
 CALM_S = 301.0  # past every breaker, gate and remembered answer
-RECOVERIES = 3  # pulls until one must be whole again
+RECOVERIES = 4  # pulls until one must be whole again
 
 
 @dataclass(slots=True)
@@ -103,7 +103,6 @@ def _judge(row: Row, clients: int, seen: Seen) -> None:
 async def _recover(row: Row, stage: Stage, subject: Subject, seen: Seen, patience_s: float) -> None:
     """The upstream is well again: soon the whole image comes through, exact."""
     stage.heal()
-    await subject.age(CALM_S)
     wanted: Sequence[parts.Play] = (parts.tag, parts.config, parts.layer)
     for _ in range(RECOVERIES):
         words = [(await Visit(stage, subject, 1, patience_s).crowd(part))[0] for part in wanted]

@@ -17,6 +17,7 @@ from tests.support.images import Blob, Image, blob, manifest
 from tests.support.pulling import Pulling
 from tests.support.realm import Bearer, Realm
 from tests.support.registry import Registry
+from tests.support.wire import Answer, Recorded
 
 MIB = 1 << 20
 REPOSITORY = "team/app"
@@ -48,11 +49,24 @@ class Subject(Protocol):
         """The sum of a metric over its labels; None: it has no such metrics."""
 
 
+class Doored(Registry):
+    """A registry that answers only while its door is open: so that a whole crowd has come before the first answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.door = asyncio.Event()
+        self.door.set()
+
+    async def answer(self, request: Recorded) -> Answer:
+        await self.door.wait()
+        return await super().answer(request)
+
+
 @dataclass(slots=True)
 class Stage:
     """One upstream: a registry behind a road, with a realm and a data host for the rows that want them."""
 
-    registry: Registry
+    registry: Doored
     realm: Realm
     cdn: Cdn
     road: FaultProxy
@@ -92,8 +106,9 @@ class Stage:
             site.forget()
 
     def asked(self, target: Digest | str) -> int:
-        """Requests for a target that the registry answered, or left unanswered; those only challenged do not count."""
-        return sum(self.registry.requests_for(target, method) for method in ("GET", "HEAD"))
+        """GETs of a blob, GETs and HEADs of a tag, answered or not; those only challenged do not count."""
+        methods = ("GET", "HEAD") if target == TAG else ("GET",)
+        return sum(self.registry.requests_for(target, method) for method in methods)
 
     def copies(self) -> float:
         """Bytes of the layer that left the upstream, in sizes of the layer."""
@@ -105,7 +120,7 @@ class Stage:
 async def staged(clock: Callable[[], float] | None = None) -> AsyncIterator[Stage]:
     """A stage with its image, honest until told otherwise. Tokens and signatures expire by `clock`."""
     async with AsyncExitStack() as stack:
-        registry = await stack.enter_async_context(Registry())
+        registry = await stack.enter_async_context(Doored())
         realm = await stack.enter_async_context(Realm(clock=clock))
         cdn = await stack.enter_async_context(Cdn(clock=clock))
         road = await stack.enter_async_context(FaultProxy("127.0.0.1", registry.port))
@@ -125,10 +140,16 @@ class Visit:
     clients: int
     patience_s: float
     seconds: list[float] = field(default_factory=list)
+    _sent: int = 0
 
     async def crowd(self, play: "Play") -> list[str]:
-        """What became of each client, all at once; a word each (see `outcome`)."""
-        return await asyncio.gather(*(self._one(play, part) for part in range(self.clients)))
+        """What became of each client, a word each (see `outcome`). The upstream answers once all have asked."""
+        self._sent = 0
+        self.stage.registry.door.clear()
+        try:
+            return await asyncio.gather(*(self._one(play, part) for part in range(self.clients)))
+        finally:
+            self.stage.registry.door.set()
 
     async def _one(self, play: "Play", part: int) -> str:
         started = asyncio.get_running_loop().time()
@@ -144,7 +165,11 @@ class Visit:
 
     async def start(self, kind: str, target: object, *, method: str = "GET", **headers: str) -> Pulling:
         path = f"/v2/{self.subject.prefix}{REPOSITORY}/{kind}/{target}"
-        return await Pulling.start(self.subject.netloc, path, method=method, headers=ACCEPT | headers)
+        pulling = await Pulling.start(self.subject.netloc, path, method=method, headers=ACCEPT | headers)
+        self._sent += 1
+        if self._sent >= self.clients:
+            self.stage.registry.door.set()
+        return pulling
 
 
 # A client's part in a row, as number so-and-so of the crowd.
