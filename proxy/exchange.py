@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.log import plain
 from proxy.oci import Digest
-from proxy.outcome import Outcome, Result
+from proxy.outcome import HIT, Outcome, Result
 from proxy.rules import Route
 
 
@@ -54,22 +55,34 @@ class Exchange:
         self.reference = repository if target is None else f"{repository}{'@' if ':' in str(target) else ':'}{target}"
 
     def line(self) -> dict[str, Any]:
-        """The fields of the log line; what does not apply is left out."""
+        """The fields of the log line, plain and short; what does not apply is left out."""
+        result, outcome = self.result, self.outcome
         fields = {
             "id": self.id,
             "client": self.client,
             "method": self.method,
             "kind": self.kind,
-            "rule": self.rule or None,
-            "reference": self.reference or None,
-            "range": self.range,
             "status": self.status,
-            "outcome": self.result.value if self.result is not None else None,
-            "not_kept": self.outcome.not_kept if self.outcome is not None else None,
-            "upstream_status": self.outcome.checked_status if self.outcome is not None else None,
             "bytes": self.sent,
-            "first_byte_s": None if self.first_byte_s is None else round(self.first_byte_s, 6),
             "seconds": round(self.seconds, 6),
-            "error": self.error,
         }
-        return {name: value for name, value in fields.items() if value is not None}
+        if self.route is not None:
+            fields["rule"] = self.route.rule
+        if self.reference:  # of names, tags and digests that passed the grammar: there is no other way into it
+            fields["reference"] = self.reference
+        if result is not None:
+            fields["outcome"] = result.value
+        if self.first_byte_s is not None:
+            fields["first_byte_s"] = round(self.first_byte_s, 6)
+        if outcome is not None and outcome is not HIT:
+            fields |= _of_outcome(outcome)
+        if self.range is not None:
+            fields["range"] = plain(self.range)
+        if self.error is not None:
+            fields["error"] = plain(self.error)
+        return fields
+
+
+def _of_outcome(outcome: Outcome) -> dict[str, Any]:
+    told = {"not_kept": outcome.not_kept, "upstream_status": outcome.checked_status}
+    return {name: value for name, value in told.items() if value is not None}

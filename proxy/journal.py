@@ -11,11 +11,10 @@ from cachetools import TTLCache
 
 from proxy.events import Events, HydrationEnded, IntegrityFailed, NotStored, TagMoved, TagStale, TransferResumed
 from proxy.exchange import Exchange
-from proxy.log import logger
+from proxy.log import logger, tell
 from proxy.outcome import Result
 
 log = logger("journal")
-requests = logger("request")
 
 TOLD_AGAIN_AFTER_S: Final = 60.0
 TOLD_MAX: Final = 10_000
@@ -68,8 +67,8 @@ class Journal:
         log.info("transfer resumed", upstream=event.upstream, digest=str(event.digest), offset=event.offset)
 
     def _hydrated(self, event: HydrationEnded) -> None:
-        tell = log.info if event.result == "done" else log.warning
-        tell(
+        write = log.info if event.result == "done" else log.warning
+        write(
             "hydration ended",
             place=str(event.place),
             manifest=str(event.manifest),
@@ -81,5 +80,4 @@ class Journal:
 def tell_request(exchange: Exchange) -> None:
     """The line of one request: a failure that is ours or an upstream's is a warning, also after the headers."""
     dropped = exchange.result is Result.ERROR and exchange.status < 400
-    tell = requests.warning if dropped or exchange.status >= 500 else requests.info
-    tell("request", **exchange.line())
+    tell("request", "warning" if dropped or exchange.status >= 500 else "info", "request", exchange.line())

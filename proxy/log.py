@@ -1,29 +1,73 @@
 """Structured log lines on standard error, bounded and cheap; secrets never.
 
+Two ways lead here: `logger(room)` for what happens now and then, and `tell` for the line that every request has.
+
 One line per event: `event` and its fields. A field is cut at 512 characters, a trace at 8192; control characters are
 escaped in both formats; every URL in a text loses its query and userinfo (`public_url`), since signed URLs carry
 secrets there. What a client or an upstream sent never makes logging itself fail.
 """
 
+import io
 import logging
 import re
 import sys
-from typing import Any, Literal, TextIO
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Literal, TextIO, cast
 
 import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 from yarl import URL
 
+from proxy.sink import Sink
+
 FIELD_MAX = 512
 TRACE_MAX = 8192
 LINK = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>()]+")
 Format = Literal["json", "human"]
+Level = Literal["info", "warning"]
 
 
 def logger(room: str) -> Any:
     """The logger of one room; bound lazily, so that `configure` may come later."""
     return structlog.get_logger(room=room)
+
+
+def tell(room: str, level: Level, event: str, fields: dict[str, Any]) -> None:
+    """One line whose fields are short and plain already (`plain` makes them so), at a fraction of what a logger takes.
+
+    `fields` belongs to the line from now on. For the event loop's thread only.
+    """
+    if _Out.write is None:
+        getattr(logger(room), level)(event, **fields)
+    else:
+        fields |= {"room": room, "event": event, "level": level, "timestamp": _Stamp.of(time.time())}
+        _Out.write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+
+
+class _Out:
+    """Where `tell` writes: `sink` is set while a server runs, `write` if its log is JSON too."""
+
+    write: Callable[[bytes], object] | None = None
+    sink: Sink | None = None
+
+
+class _Stamp:
+    """ISO time stamps; what stands before the second's fraction is made once a second."""
+
+    second = -1
+    prefix = ""
+
+    @classmethod
+    def of(cls, seconds: float) -> str:
+        whole = int(seconds)
+        if whole != cls.second:
+            cls.prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(whole))
+            cls.second = whole
+        return f"{cls.prefix}{int((seconds - whole) * 1e6):06d}Z"
 
 
 def public_url(url: URL | str) -> str:
@@ -38,10 +82,11 @@ def public_url(url: URL | str) -> str:
 
 def bounded(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Make every field a short, plain value: what a client sent decides neither a line's length nor its shape."""
-    return {key: _plain(value, TRACE_MAX if key == "exception" else FIELD_MAX) for key, value in event.items()}
+    return {key: plain(value, TRACE_MAX if key == "exception" else FIELD_MAX) for key, value in event.items()}
 
 
-def _plain(value: Any, longest: int) -> bool | int | float | str | None:
+def plain(value: Any, longest: int = FIELD_MAX) -> bool | int | float | str | None:
+    """A value as it may stand in a line: short, printable, its URLs without secrets."""
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 63):
         return value
     text = hex(value) if isinstance(value, int) else str(value)  # an int of 5000 digits has no decimal text
@@ -90,3 +135,31 @@ def configure(form: Format = "json", level: str = "info", stream: TextIO = sys.s
         )
     # aiohttp and asyncio log each malformed request with a traceback at ERROR: one line at most, from warning on.
     logging.basicConfig(level=logging.CRITICAL, stream=stream, force=True)
+
+
+@contextmanager
+def server_log(form: Format, descriptor: int = 2) -> Iterator[None]:
+    """The log of a server: within the block nobody waits for whoever reads it (`Sink`); at its end all is written."""
+    _Out.sink = Sink(descriptor, _lost)
+    raw = cast("BinaryIO", _Out.sink)
+    configure(form, stream=io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True))
+    if form == "json":
+        _Out.write = _Out.sink.write
+    try:
+        yield
+    finally:
+        last_words()
+        _Out.write = _Out.sink = None
+        configure(form)
+
+
+def last_words() -> None:
+    """Write what a server's log still holds: for a process that ends at once."""
+    if _Out.sink is not None:
+        _Out.sink.close()
+
+
+def _lost(count: int) -> bytes:
+    stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    line = {"event": "log lines were lost", "room": "log", "level": "warning", "count": count, "timestamp": stamp}
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

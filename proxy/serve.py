@@ -26,7 +26,7 @@ from proxy.health import Health, Hearing, Look, LoopLag, Phase, oldest_s
 from proxy.holdings import Holdings
 from proxy.images import Images
 from proxy.journal import Journal
-from proxy.log import Format, configure, logger, public_url
+from proxy.log import Format, last_words, logger, public_url, server_log
 from proxy.metrics import Gauges, Metrics, Sample
 from proxy.server.admin import Admin
 from proxy.server.desk import Desk
@@ -61,8 +61,8 @@ class Edge:
 
 def run(config: Config, *, log_format: Format) -> int:
     """Serve until a signal; the exit code. Raises CisternError or OSError when it cannot start."""
-    configure(log_format)
-    return asyncio.run(serve(config, announce=_print_line))
+    with server_log(log_format):
+        return asyncio.run(serve(config, announce=_print_line))
 
 
 async def serve(config: Config, *, announce: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> int:
@@ -212,7 +212,7 @@ def _signals() -> asyncio.Event:
     def heard(number: signal.Signals) -> None:
         if stop.is_set():
             log.warning("ended at once by a second signal", signal=number.name)
-            sys.stderr.flush()
+            last_words()
             os._exit(ENDED_AT_ONCE)
         log.info("stopping", signal=number.name)
         stop.set()

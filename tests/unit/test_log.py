@@ -4,6 +4,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from proxy.log import FIELD_MAX, TRACE_MAX, Format, configure, logger, public_url
+from proxy.log import FIELD_MAX, TRACE_MAX, Format, configure, logger, plain, public_url, server_log, tell
 from tests.support.leaks import Canaries
 
 HOSTILE = 'a\n{"event":"forged"}\r\n\x1b[31mred\x1b[0m\x00 "quoted" \\n \u2028\x9b é'
@@ -205,3 +206,37 @@ def test_showing_a_url_never_fails(url: str) -> None:
     assert "?" not in shown
     assert "#" not in shown
     assert public_url(shown) == shown
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_the_line_of_a_request_has_the_shape_of_any_other(lines: Lines, form: Format, tmp_path: Path) -> None:
+    """`tell` is a cheaper way to the same line."""
+    fields = {"status": 503, "seconds": 0.25, "reference": "a/b:1"}
+    with (tmp_path / "log").open("wb") as file, server_log(form, file.fileno()):
+        logger("request").warning("request", **fields)
+        tell("request", "warning", "request", dict(fields))
+    slow, fast = (STAMP.sub("NOW", line) for line in (tmp_path / "log").read_text().splitlines())
+    assert slow == fast if form == "human" else orjson.loads(slow) == orjson.loads(fast)
+
+
+@given(value=st.text(st.characters(categories=["Cs", "Cc", "L"]), max_size=30) | st.binary(max_size=5))
+def test_what_is_plain_can_be_told(value: object) -> None:
+    """`plain` makes of anything what the JSON encoder takes, and what is one line."""
+    text = plain(value)
+    assert isinstance(text, str)
+    assert orjson.dumps(text).decode().isprintable()
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_a_servers_log_is_whole_when_it_ends(lines: Lines, form: Format, tmp_path: Path) -> None:
+    """Every line of both ways is in the file when the block has ended, in order, and later ones go on as before."""
+    with (tmp_path / "log").open("wb") as file, server_log(form, file.fileno()):
+        for number in range(1000):
+            logger("x").info("slow", number=number)
+            tell("x", "info", "fast", {"number": number})
+    told = (tmp_path / "log").read_text().splitlines()
+    assert ["slow" in line for line in told] == [True, False] * 1000
+    assert all(f"{number // 2}" in line for number, line in enumerate(told))
+    configure(form, "info", lines.stream)
+    tell("x", "info", "later", {})
+    assert "later" in lines.text()

@@ -5,8 +5,6 @@ upstream made up becomes one. A gauge that cannot be read is left out and breaks
 """
 
 import asyncio
-import http
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,8 @@ from proxy.errors import CisternError
 from proxy.events import Events, HydrationEnded, IntegrityFailed, NotStored, TagStale, TransferResumed
 from proxy.exchange import Exchange
 from proxy.log import logger
+from proxy.metrics.requests import BUCKETS, Requests
+from proxy.metrics.words import PLACES_OF_FAULT, RESULTS_OF_HYDRATION, Words, among, status_label
 from proxy.outcome import Result
 from proxy.rules import Place, Rules
 from proxy.upstream.session import UpstreamCall
@@ -30,14 +30,6 @@ log = logger("metrics")
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves this one untyped
 
 CONTENT_TYPE: Final = prometheus.CONTENT_TYPE_LATEST
-OTHER: Final = "other"
-METHODS: Final = frozenset({"GET", "HEAD"})
-STATUSES: Final = frozenset(str(status.value) for status in http.HTTPStatus)
-PLACES_OF_FAULT: Final = frozenset({"upstream", "resume", "store"})
-RESULTS_OF_HYDRATION: Final = frozenset({"done", "failed"})
-WORD: Final = re.compile(r"[a-z][a-z_]{0,39}", re.ASCII)
-WORDS_MAX: Final = 64
-FIRST_BYTE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SAMPLE_WITHIN_S: Final = 2.0
 SAMPLE_SHARE: Final = 20.0  # sampling takes at most one part in so many of the time
 SAMPLE_KEPT_S: Final = 1.0
@@ -80,10 +72,8 @@ class Metrics:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rules = rules
         self._gauges = gauges
         self._monotonic = monotonic
-        self._named: tuple[Rules, frozenset[str]] | None = None
         self._sample: Sample | None = None
         self._sample_again_at = 0.0
         self._reasons, self._faults = Words(), Words()
@@ -91,24 +81,14 @@ class Metrics:
         self._stale: TTLCache[tuple[Place, str], float] = TTLCache(STALE_MAX, STALE_KEPT_S, timer=monotonic)
         self.registry = prometheus.CollectorRegistry()
         self._count()
+        self._requests = Requests(rules)
+        self.registry.register(self._requests)
         self.registry.register(self)
         prometheus.ProcessCollector(registry=self.registry)
 
     def _count(self) -> None:
         counter, histogram = prometheus.Counter, prometheus.Histogram
         own = self.registry
-        labels = ["rule", "kind", "method", "outcome", "status"]
-        self._requests = counter("cistern_requests_total", "Requests answered", labels, registry=own)
-        self._first_byte = histogram(
-            "cistern_first_byte_seconds",
-            "Time to the first byte",
-            ["kind", "outcome"],
-            buckets=FIRST_BYTE_BUCKETS,
-            registry=own,
-        )
-        self._sent = counter(
-            "cistern_sent_bytes_total", "Body bytes sent to clients", ["rule", "outcome"], registry=own
-        )
         labels = ["upstream", "kind", "status"]
         self._asked = counter("cistern_upstream_requests_total", "Requests sent upstream", labels, registry=own)
         self._received = counter(
@@ -118,7 +98,7 @@ class Metrics:
             "cistern_upstream_seconds",
             "Time to the head of an upstream's answer",
             ["upstream", "kind"],
-            buckets=FIRST_BYTE_BUCKETS,
+            buckets=BUCKETS,
             registry=own,
         )
         self._quota = prometheus.Gauge(
@@ -150,14 +130,7 @@ class Metrics:
 
     def observe(self, exchange: Exchange) -> None:
         """One request of a client ended."""
-        rule = exchange.rule if exchange.rule in self._rule_names() else ""
-        outcome = (exchange.result or Result.ERROR).value
-        method = among(exchange.method, METHODS)
-        # 0: the connection ended before an answer had its status
-        self._requests.labels(rule, exchange.kind, method, outcome, str(exchange.status)).inc()
-        self._sent.labels(rule, outcome).inc(exchange.sent)
-        if exchange.first_byte_s is not None:
-            self._first_byte.labels(exchange.kind, outcome).observe(exchange.first_byte_s)
+        self._requests.count(exchange)
         if exchange.kind == "manifest" and exchange.route is not None and exchange.result is not Result.STALE:
             tag = exchange.reference.rpartition(":")[2]
             if exchange.result is not Result.ERROR:
@@ -166,12 +139,6 @@ class Metrics:
     def evicted(self, freed_bytes: int) -> None:
         """So many bytes were deleted."""
         self._evicted.inc(freed_bytes)
-
-    def _rule_names(self) -> frozenset[str]:
-        rules = self._rules()
-        if self._named is None or self._named[0] is not rules:
-            self._named = rules, frozenset(view.name for view in rules.listing())
-        return self._named[1]
 
     def _called(self, call: UpstreamCall) -> None:
         self._asked.labels(call.upstream, call.kind, status_label(call.outcome, self._faults)).inc()
@@ -250,29 +217,3 @@ class Metrics:
 
 def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=value)
-
-
-def among(word: str, known: frozenset[str]) -> str:
-    """The word if it is one of those known, else `other`."""
-    return word if word in known else OTHER
-
-
-class Words:
-    """Words of our own code as label values: any, but so many and no more, whatever a bug may one day put in."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-
-    def __call__(self, word: str) -> str:
-        if word not in self._known and len(self._known) < WORDS_MAX and WORD.fullmatch(word):
-            self._known.add(word)
-        return word if word in self._known else OTHER
-
-
-def status_label(outcome: str, words: Words) -> str:
-    """An upstream's status if HTTP knows it, else its class; a fault's own word as it is."""
-    if outcome in STATUSES:
-        return outcome
-    if outcome.isdigit():
-        return f"{outcome[0]}xx" if len(outcome) == 3 and outcome[0] in "12345" else OTHER
-    return words(outcome)

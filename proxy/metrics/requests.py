@@ -1,0 +1,112 @@
+"""Requests of clients, counted: one cell per set of labels, read as three metrics when they are scraped.
+
+This stands on the way of every request, so it is plain numbers in one dictionary: a child of a Prometheus counter is
+found through a lock and a tuple of texts, and three of them took 8 us where this takes 0.5.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+from proxy.exchange import Exchange
+from proxy.metrics.words import METHODS, among
+from proxy.outcome import Result
+from proxy.rules import Rules
+
+BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
+NAMES: Final = (*map(str, BUCKETS), "+Inf")
+Labels = tuple[str, str, str, Result, int]  # rule, kind, method, outcome, status
+
+
+class Cell:
+    """What was counted under one set of labels. `within[n]` are first bytes within `BUCKETS[n]` and not sooner, the
+    last those after every bound.
+    """
+
+    __slots__ = ("first_s", "requests", "sent", "within")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.sent = 0
+        self.within = [0] * (len(BUCKETS) + 1)
+        self.first_s = 0.0
+
+
+class Requests:
+    """A collector for the Prometheus library. `rules` tells which names may be labels."""
+
+    def __init__(self, rules: Callable[[], Rules]) -> None:
+        self._rules = rules
+        self._named: tuple[Rules, frozenset[str]] | None = None
+        self._cells: dict[Labels, Cell] = {}
+
+    def count(self, exchange: Exchange) -> None:
+        """One request of a client ended. A status of 0: the connection ended before an answer had one."""
+        rule = exchange.rule if exchange.rule in self._rule_names() else ""
+        labels = (rule, exchange.kind, exchange.method, exchange.result or Result.ERROR, exchange.status)
+        cell = self._cells.get(labels)
+        if cell is None:
+            labels = (*labels[:2], among(exchange.method, METHODS), *labels[3:])
+            cell = self._cells.setdefault(labels, Cell())
+        cell.requests += 1
+        cell.sent += exchange.sent
+        first_s = exchange.first_byte_s
+        if first_s is not None:
+            cell.within[bisect_left(BUCKETS, first_s)] += 1
+            cell.first_s += first_s
+
+    def _rule_names(self) -> frozenset[str]:
+        rules = self._rules()
+        if self._named is None or self._named[0] is not rules:
+            self._named = rules, frozenset(view.name for view in rules.listing())
+        return self._named[1]
+
+    def collect(self) -> Iterator[Metric]:
+        """The three metrics, for the Prometheus library."""
+        cells = list(self._cells.items())
+        yield self._requests_of(cells)
+        yield self._sent_of(cells)
+        yield self._first_bytes_of(cells)
+
+    def describe(self) -> list[Metric]:
+        """Nothing is asked before the first scrape."""
+        return []
+
+    def _requests_of(self, cells: list[tuple[Labels, Cell]]) -> Metric:
+        labels = ["rule", "kind", "method", "outcome", "status"]
+        family = CounterMetricFamily("cistern_requests", "Requests answered", labels=labels)
+        for (rule, kind, method, result, status), cell in cells:
+            family.add_metric([rule, kind, method, result.value, str(status)], cell.requests)
+        return family
+
+    def _sent_of(self, cells: list[tuple[Labels, Cell]]) -> Metric:
+        sent: dict[tuple[str, str], int] = {}
+        for (rule, _kind, _method, result, _status), cell in cells:
+            sent[rule, result.value] = sent.get((rule, result.value), 0) + cell.sent
+        family = CounterMetricFamily("cistern_sent_bytes", "Body bytes sent to clients", labels=["rule", "outcome"])
+        for names, count in sent.items():
+            family.add_metric(names, count)
+        return family
+
+    def _first_bytes_of(self, cells: list[tuple[Labels, Cell]]) -> Metric:
+        within: dict[tuple[str, str], list[int]] = {}
+        seconds: dict[tuple[str, str], float] = {}
+        for (_rule, kind, _method, result, _status), cell in cells:
+            if any(cell.within):
+                names = kind, result.value
+                before = within.get(names, [0] * len(cell.within))
+                within[names] = [sum(pair) for pair in zip(before, cell.within, strict=True)]
+                seconds[names] = seconds.get(names, 0.0) + cell.first_s
+        family = HistogramMetricFamily(
+            "cistern_first_byte_seconds", "Time to the first byte", labels=["kind", "outcome"]
+        )
+        for names, counts in within.items():
+            upto = 0
+            buckets = []
+            for bound, count in zip(NAMES, counts, strict=True):
+                upto += count
+                buckets.append((bound, upto))
+            family.add_metric(names, buckets, seconds[names])
+        return family

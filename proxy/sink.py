@@ -1,0 +1,102 @@
+"""Where a server's log lines go: a bounded buffer, emptied to a file descriptor by a thread of its own.
+
+Nobody who logs waits for whoever reads the log: a full pipe or a slow disk costs lines, never a pull. Lines that found
+no room are counted, and the count is told as soon as there is room again. Invariant: lines keep their order, and
+`close` returns when all that was taken has been handed to the kernel, or the reader of the log has stood still for
+`CLOSE_S`.
+"""
+
+import io
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+MOST_BYTES: Final = 4 << 20  # some 12 000 lines of requests wait; as many again may be on their way out
+LINGER_S: Final = 0.02  # lines of so long leave together: a write to the kernel for each costs more than making it
+CLOSE_S: Final = 2.0
+BATCH: Final = 1 << 20  # bytes per write, so that a big batch does not wait for itself
+
+
+class Sink(io.RawIOBase):
+    """A writable byte stream over `descriptor`, which stays open. `told_lost(count)` makes the line that tells how
+    many were lost. Any thread may write.
+    """
+
+    def __init__(self, descriptor: int, told_lost: Callable[[int], bytes], *, most_bytes: int = MOST_BYTES) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._told_lost = told_lost
+        self._most = most_bytes
+        self._lock = threading.Lock()
+        self._waiting: list[bytes] = []
+        self._held = 0  # bytes waiting
+        self._lost = 0
+        self._filled = threading.Event()  # there is something to write, or nothing will come any more
+        self._ending = threading.Event()
+        self._give_up_at = float("inf")
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any) -> int:
+        """Take a whole line, or lose it when `most_bytes` wait already."""
+        line = bytes(data)
+        with self._lock:
+            if self._held + len(line) > self._most:
+                self._lost += 1
+                return len(line)
+            self._waiting.append(line)
+            self._held += len(line)
+            first = len(self._waiting) == 1
+        if first:
+            self._filled.set()
+        return len(line)
+
+    def close(self) -> None:
+        """Hand everything to the kernel and end the thread; lines written later are lost."""
+        if self.closed:
+            return
+        self._give_up_at = time.monotonic() + CLOSE_S
+        self._ending.set()
+        self._filled.set()
+        self._thread.join(CLOSE_S + 1.0)
+        super().close()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            self._filled.wait()
+            self._ending.wait(LINGER_S)
+            self._filled.clear()
+            self._hand_over(self._take())
+        self._hand_over(self._take())
+
+    def _take(self) -> bytes:
+        with self._lock:
+            lines, lost = self._waiting, self._lost
+            self._waiting, self._held, self._lost = [], 0, 0
+        if lost:
+            lines.append(self._told_lost(lost))
+        return b"".join(lines)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Write all of it. What a broken descriptor does not take is gone: there is nowhere to tell."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                _, ready, _ = select.select([], [self._descriptor], [], 0.2)
+                if ready:
+                    rest = rest[os.write(self._descriptor, rest[:BATCH]) :]
+                elif time.monotonic() > self._give_up_at:
+                    return
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
