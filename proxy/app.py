@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+from proxy.capacity import Capacity, Limits
 from proxy.config import Config
 from proxy.current import Current
 from proxy.downloads.room import Downloads
@@ -50,6 +51,7 @@ class Rooms:
     events: Events
     tasks: Tasks
     disk: Disk
+    capacity: Capacity
     upstreams: Clients
     downloads: Downloads
     manifests: Manifests
@@ -91,7 +93,15 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             )
         )
         stack.push_async_callback(tasks.stop)
-        ground = _ground(disk, upstreams, tasks, events, world)
+        capacity = Capacity(
+            disk,
+            lambda: Limits(current.config.cache.max_size, current.config.cache.keep_free),
+            tasks,
+            events,
+            monotonic=world.monotonic,
+        )
+        await capacity.begin()
+        ground = _ground(disk, capacity, upstreams, tasks, events, world)
         downloads = Downloads(ground, max_blob_bytes=current.max_blob_bytes)
         manifests = Manifests(ground)
         tags = Tags(ground, manifests)
@@ -109,11 +119,13 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         if disk.index.is_new:
             tasks.start(reindex(ground, manifests), name="reindex")
         tasks.start(Uses(ground).listen(), name="uses: listen")
+        tasks.start(capacity.run(), name="capacity: count")
         yield Rooms(
             current,
             events,
             tasks,
             disk,
+            capacity,
             upstreams,
             downloads,
             manifests,
@@ -126,7 +138,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         )
 
 
-def _ground(disk: Disk, upstreams: Clients, tasks: Tasks, events: Events, world: World) -> Ground:
+def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, events: Events, world: World) -> Ground:
     return Ground(
         blobs=disk.blobs,
         records=disk.records,
@@ -136,6 +148,7 @@ def _ground(disk: Disk, upstreams: Clients, tasks: Tasks, events: Events, world:
         upstreams=upstreams,
         tasks=tasks,
         events=events,
+        capacity=capacity,
         clock=world.clock,
         monotonic=world.monotonic,
         rng=world.rng,

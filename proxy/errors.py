@@ -97,6 +97,20 @@ class Overloaded(CisternError):
         self.retry_after_s = retry_after_s
 
 
+class NotKept(Overloaded):
+    """The cache has no room for a body, or its disk takes none: it can be streamed, not stored. `why` is the reason,
+    a word of a bounded set.
+    """
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message, retry_after_s=5.0)
+        self.why = why
+
+    @property
+    def reason(self) -> str:
+        return self.why
+
+
 # What an upstream did.
 
 

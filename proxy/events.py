@@ -71,6 +71,19 @@ class IntegrityFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageDegraded:
+    """The disk refuses what is written to it: bodies are streamed, not kept. `reason` is a word of a bounded set."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRecovered:
+    """The disk takes bodies again."""
+
+
+@dataclass(frozen=True, slots=True)
 class TagMoved:
     """A tag resolved to another digest than before."""
 

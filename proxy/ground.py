@@ -4,9 +4,10 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from proxy.capacity import Admission, Unbounded
 from proxy.events import Events
 from proxy.store.base import BlobStore, Index, Records
 from proxy.store.threads import Threads
@@ -26,6 +27,7 @@ class Ground:
     upstreams: Upstreams
     tasks: Tasks
     events: Events
+    capacity: Admission = field(default_factory=Unbounded)
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     rng: Callable[[], float] = random.random

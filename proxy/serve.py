@@ -137,7 +137,7 @@ def _desk(rooms: Rooms, health: Health) -> Desk:
         lag,
         index=ground.index,
         tags=rooms.tags,
-        images=Images(ground, holdings, lambda: rooms.rules, max_size=lambda: rooms.config.cache.max_size),
+        images=Images(ground, holdings, lambda: rooms.rules, rooms.capacity),
         evict=Evict(ground, holdings, rooms.manifests, lambda: rooms.rules),
         explain=Explain(
             ground,
@@ -156,10 +156,9 @@ def _breakers(rooms: Rooms) -> Iterator[tuple[str, str, bool]]:
 
 async def _sample(rooms: Rooms) -> Sample:
     jobs = await rooms.ground.index.jobs("queued")
-    stored = sum([blob.size async for blob in rooms.ground.blobs.list()])
-    room = await rooms.ground.threads.disk(os.statvfs, rooms.ground.parts)
-    limit = rooms.config.cache.max_size.of(room.f_blocks * room.f_frsize)
-    return Sample(stored, limit, len(jobs), oldest_s(jobs, rooms.world.clock()))
+    ledger = rooms.capacity.ledger
+    taken = ledger.taken if ledger.known else None
+    return Sample(taken, rooms.capacity.cap, len(jobs), oldest_s(jobs, rooms.world.clock()))
 
 
 async def _bound(

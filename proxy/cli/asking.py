@@ -17,6 +17,14 @@ MaybeReference = Annotated[
     str | None, typer.Argument(help="A repository, or one of its tags or digests; none: every image.")
 ]
 LARGEST: Final = 10  # images that `usage` names
+DISK: Final = (  # what `usage` tells of the disk, and the key that holds it
+    ("of the disk", "used_bytes"),
+    ("promised to transfers", "reserved_bytes"),
+    ("unfinished", "parts_bytes"),
+    ("limit", "limit_bytes"),
+    ("disk free", "free_bytes"),
+    ("of which is kept free", "keep_free_bytes"),
+)
 SHORT: Final = 12  # hexadecimal digits of a digest in a table: enough to tell it apart; --json has all
 
 
@@ -87,19 +95,34 @@ def usage(as_json: AsJson = False, admin: Admin = None, config: ConfigFile = Non
         return
     rows = [("kept", tables.size(told["bytes"]), str(told["blobs"]))]
     rows += [("of which no image uses", tables.size(told["unused_bytes"]), str(told["unused_blobs"]))]
-    rows += [("unfinished", tables.size(told["parts_bytes"]), "-")]
-    rows += [("limit", tables.size(told["limit_bytes"]), "-"), ("disk free", tables.size(told["free_bytes"]), "-")]
+    rows += [(name, tables.size(told[key]), "-") for name, key in DISK]
     tables.show(("", "BYTES", "BLOBS"), rows)
-    for kind in ("upstreams", "rules"):
-        typer.echo()
-        shares = [(share["name"], tables.size(share["bytes"]), str(share["blobs"])) for share in told[kind]]
-        tables.show((kind.removesuffix("s").upper(), "BYTES", "BLOBS"), shares)
+    typer.echo(_outlook(told))
+    typer.echo()
+    upstreams = [(share["name"], tables.size(share["bytes"]), str(share["blobs"])) for share in told["upstreams"]]
+    tables.show(("UPSTREAM", "BYTES", "BLOBS"), upstreams)
+    typer.echo()
+    rules = [
+        (share["name"], tables.size(share["bytes"]), str(share["blobs"]), tables.size(share["limit_bytes"]))
+        for share in told["rules"]
+    ]
+    tables.show(("RULE", "BYTES", "BLOBS", "LIMIT"), rules)
     typer.echo()
     largest = [
         (image["reference"], tables.size(image["own_bytes"]), tables.size(image["shared_bytes"]))
         for image in told["images"][:LARGEST]
     ]
     tables.show(("LARGEST IMAGE", "OWN", "SHARED"), largest)
+
+
+def _outlook(told: Mapping[str, Any]) -> str:
+    """How fast it grows, and when it will be full."""
+    growth, days = told["growth_per_day_bytes"], told["days_to_full"]
+    if growth is None:
+        return "growth: not known yet"
+    if days is None:
+        return f"growth: {'-' if growth < 0 else ''}{tables.size(abs(growth))} a day"
+    return f"growth: {tables.size(growth)} a day, full in {days:.1f} days"
 
 
 def status(as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> int:

@@ -4,16 +4,14 @@ Looks only: nothing is fetched, changed or evicted. All who ask at one time shar
 is read, and what was read is added up, in disk threads: a cache of many images must not hold up its clients.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
-from proxy.config import Share
+from proxy.capacity import Capacity, days_to_full, growth_per_day
 from proxy.flights import Flights
 from proxy.ground import Ground
 from proxy.holdings import HeldImage, Holdings
-from proxy.images.views import ImageView, Survey, UsageView, survey_of, usage_of, view_of
+from proxy.images.views import DiskView, ImageView, Survey, UsageView, survey_of, usage_of, view_of
 from proxy.oci import Digest
 from proxy.reference import parse
 from proxy.rules import Place, Rules
@@ -24,15 +22,13 @@ USES_AT_ONCE: Final = 5_000  # digests per question to the index
 class Images:
     """What is here."""
 
-    def __init__(
-        self, ground: Ground, holdings: Holdings, rules: Callable[[], Rules], *, max_size: Callable[[], Share]
-    ) -> None:
+    def __init__(self, ground: Ground, holdings: Holdings, rules: Callable[[], Rules], capacity: Capacity) -> None:
         self._holdings = holdings
         self._rules = rules
-        self._max_size = max_size
+        self._capacity = capacity
         self._index = ground.index
         self._threads = ground.threads
-        self._parts = ground.parts
+        self._clock = ground.clock
         self._surveys: Flights[str, Survey] = Flights(ground.tasks, "survey")
 
     async def listing(self, reference: str | None = None) -> list[ImageView]:
@@ -55,9 +51,24 @@ class Images:
     async def usage(self) -> UsageView:
         """How much is kept."""
         survey = await self._survey()
-        parts_bytes, total_bytes, free_bytes = await self._threads.disk(_disk_facts, self._parts)
-        limit_bytes = self._max_size().of(total_bytes)
-        return await self._threads.disk(usage_of, survey, parts_bytes, limit_bytes, free_bytes)
+        disk = await self._disk()
+        limits = {view.name: view.max_bytes for view in self._rules().listing() if view.max_bytes is not None}
+        return await self._threads.disk(usage_of, survey, disk, limits)
+
+    async def _disk(self) -> DiskView:
+        await self._capacity.look()
+        ledger, capacity, now = self._capacity.ledger, self._capacity, self._clock()
+        growth = growth_per_day(await self._index.sizes(), now, ledger.taken) if ledger.known else None
+        return DiskView(
+            used_bytes=ledger.taken if ledger.known else None,
+            reserved_bytes=ledger.reserved,
+            parts_bytes=ledger.parts,
+            limit_bytes=capacity.cap or 0,
+            free_bytes=capacity.free,
+            keep_free_bytes=capacity.keep_free,
+            growth_per_day_bytes=growth,
+            days_to_full=days_to_full(capacity.left(), growth),
+        )
 
     async def _survey(self) -> Survey:
         return await self._surveys.fly("", self._look)
@@ -107,15 +118,3 @@ def _batches(images: Sequence[HeldImage]) -> Iterator[list[int]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _disk_facts(parts: Path) -> tuple[int, int, int]:
-    """(bytes that the parts really take, size of the file system, what is free on it for us). Blocks."""
-    taken = 0
-    for entry in os.scandir(parts):
-        try:
-            taken += entry.stat(follow_symlinks=False).st_blocks * 512
-        except FileNotFoundError:  # adopted or discarded since the folder was read
-            continue
-    system = os.statvfs(parts)
-    return taken, system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize

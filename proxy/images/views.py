@@ -65,6 +65,33 @@ class ShareView:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleShareView:
+    """What one rule holds, and its soft limit in bytes, None without one."""
+
+    name: str
+    blobs: int
+    bytes: int
+    limit_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskView:
+    """The disk side of usage, in bytes of disk. `used_bytes` is None until the cache has been counted.
+
+    `reserved_bytes` are promised to running transfers; `parts_bytes` were left behind by transfers that broke off.
+    """
+
+    used_bytes: int | None
+    reserved_bytes: int
+    parts_bytes: int
+    limit_bytes: int
+    free_bytes: int
+    keep_free_bytes: int
+    growth_per_day_bytes: float | None
+    days_to_full: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageShare:
     """What one image holds, in bytes."""
 
@@ -75,21 +102,21 @@ class ImageShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageView:
-    """What is kept, in bytes. `parts_bytes` are transfers under way or broken off; `unused_*` no image reaches."""
+    """What is kept, in bytes of content; `unused_*` no image reaches. What it takes of the disk is in `disk`."""
 
     bytes: int
     blobs: int
-    parts_bytes: int
     unused_bytes: int
     unused_blobs: int
-    limit_bytes: int
-    free_bytes: int
+    disk: DiskView
     upstreams: tuple[ShareView, ...]
-    rules: tuple[ShareView, ...]
+    rules: tuple[RuleShareView, ...]
     images: tuple[ImageShare, ...]
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        told = asdict(self)
+        disk: dict[str, Any] = told.pop("disk")
+        return told | disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +142,8 @@ def survey_of(
     return Survey(images, stored, users, {place: named(rules, listing, place) for place in linked}, linked)
 
 
-def usage_of(survey: Survey, parts_bytes: int, limit_bytes: int, free_bytes: int) -> UsageView:
-    """What is kept, by upstream, rule and image."""
+def usage_of(survey: Survey, disk: DiskView, limits: Mapping[str, int]) -> UsageView:
+    """What is kept, by upstream, rule and image; `limits` are the rules' soft ones."""
     by_upstream: dict[str, set[Digest]] = {}
     by_rule: dict[str, set[Digest]] = {}
     for place, digests in survey.linked.items():
@@ -130,13 +157,14 @@ def usage_of(survey: Survey, parts_bytes: int, limit_bytes: int, free_bytes: int
     return UsageView(
         bytes=sum(survey.stored.values()),
         blobs=len(survey.stored),
-        parts_bytes=parts_bytes,
         unused_bytes=sum(unused),
         unused_blobs=len(unused),
-        limit_bytes=limit_bytes,
-        free_bytes=free_bytes,
+        disk=disk,
         upstreams=_shares(by_upstream, survey.stored),
-        rules=_shares(by_rule, survey.stored),
+        rules=tuple(
+            RuleShareView(share.name, share.blobs, share.bytes, limits.get(share.name))
+            for share in _shares(by_rule, survey.stored)
+        ),
         images=tuple(ImageShare(view.reference, view.own_bytes, view.shared_bytes) for view in views),
     )
 

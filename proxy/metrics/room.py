@@ -39,10 +39,12 @@ STALE_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Gauges that cost a look at the disk: bytes stored, bytes that may be, jobs waiting and the oldest one's age."""
+    """Gauges that cost a question to the index: bytes of disk in use and allowed (None: not known yet), jobs waiting
+    and the oldest one's age.
+    """
 
-    cache_bytes: int
-    cache_max_bytes: int
+    cache_bytes: int | None
+    cache_max_bytes: int | None
     hydrations_queued: int
     hydration_oldest_s: float
 
@@ -205,8 +207,10 @@ class Metrics:
         sample = self._sample
         if sample is None:
             return
-        yield gauge("cistern_cache_bytes", "Bytes stored", sample.cache_bytes)
-        yield gauge("cistern_cache_max_bytes", "Bytes that may be stored", sample.cache_max_bytes)
+        if sample.cache_bytes is not None:
+            yield gauge("cistern_cache_bytes", "Bytes of disk in use", sample.cache_bytes)
+        if sample.cache_max_bytes is not None:
+            yield gauge("cistern_cache_max_bytes", "Bytes of disk that may be in use", sample.cache_max_bytes)
         yield gauge("cistern_hydrations_queued", "Images waiting to be filled", sample.hydrations_queued)
         yield gauge("cistern_hydration_oldest_seconds", "Age of the oldest of them", sample.hydration_oldest_s)
 

@@ -171,6 +171,7 @@ class Rules:
             public=public,
             deny=rule.deny,
             implicit=False,
+            max_bytes=rule.max_size,
         )
         repository = None if rule.repository is None else rule.repository.literal
         return Rule(view=view, upstream=upstream, within=within, repository=repository, is_wildcard=pattern.is_wildcard)

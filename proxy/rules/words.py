@@ -62,7 +62,9 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleView:
-    """A rule as shown by `check`, the admin address and health. The two sides are patterns as text."""
+    """A rule as shown by `check`, the admin address and health. The two sides are patterns as text; `max_bytes` is its
+    soft limit, None without one.
+    """
 
     name: str
     repository: str | None
@@ -74,6 +76,7 @@ class RuleView:
     public: bool
     deny: bool
     implicit: bool
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ Records cannot be guessed from bytes, so they are durable on their own. The inde
 """
 
 import io
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,23 +17,28 @@ from proxy.rules import Place
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One blob of the store: its digest and its size in bytes."""
+    """One blob of the store: its digest, its size, and what it takes on the disk, in bytes."""
 
     digest: Digest
     size: int
+    taken: int = field(default=0, compare=False)
 
 
 class OpenBlob:
     """A verified blob, open for reading until `close`; deleting the blob meanwhile does not disturb it."""
 
-    __slots__ = ("file", "size")
+    __slots__ = ("file", "on_close", "size")
 
     def __init__(self, file: io.FileIO, size: int) -> None:
         self.file = file
         self.size = size
+        self.on_close: Callable[[], object] | None = None  # the store's: nobody reads it here any more
 
     def close(self) -> None:
         self.file.close()
+        told, self.on_close = self.on_close, None
+        if told is not None:
+            told()
 
 
 class BlobStore(Protocol):
@@ -57,6 +62,9 @@ class BlobStore(Protocol):
 
     async def delete(self, digest: Digest) -> None:
         """Forget a blob; nothing if it is not here."""
+
+    def is_read(self, digest: Digest) -> bool:
+        """Whether somebody has the blob open, under this name, now."""
 
     def list(self) -> AsyncIterator[Stored]:
         """Every stored blob, in no order."""
@@ -149,3 +157,9 @@ class Index(Protocol):
         """Note a use; batched, may be lost in a crash."""
 
     async def last_used(self, digests: Sequence[Digest]) -> dict[Digest, float]: ...
+
+    async def save_size(self, at: float, taken: int) -> None:
+        """Note what the cache took on its disk (bytes) at a time (Unix seconds)."""
+
+    async def sizes(self) -> Sequence[tuple[float, int]]:
+        """What was noted lately, oldest first."""

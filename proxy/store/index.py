@@ -28,6 +28,7 @@ FILE: Final = "index.sqlite"
 SIZES_IN_MEMORY: Final = 65_536
 USES_MAX: Final = 50_000  # noted uses before they are written without waiting for the schedule
 ENDED_JOBS_MAX: Final = 10_000
+SIZES_MAX: Final = 1000  # earlier sizes of the cache: about six weeks, one an hour
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS places (id INTEGER PRIMARY KEY, scope TEXT NOT NULL, repository TEXT NOT NULL,
     UNIQUE (scope, repository));
@@ -42,6 +43,7 @@ CREATE TABLE IF NOT EXISTS jobs (scope TEXT NOT NULL, repository TEXT NOT NULL, 
     state TEXT NOT NULL, error TEXT, PRIMARY KEY (scope, repository, manifest));
 CREATE INDEX IF NOT EXISTS due ON jobs (state, due_at);
 CREATE TABLE IF NOT EXISTS uses (digest TEXT PRIMARY KEY, used_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sizes (at INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
 """
 # A save that is not of a client's GET does not undo the GET that was.
 SAVE_MANIFEST: Final = """
@@ -149,6 +151,12 @@ class SqliteIndex:
         found = dict(await self._read(USES, (wanted,), lambda row: (Digest.parse(row[0]), float(row[1]))))
         return found | {digest: self._uses[digest] for digest in digests if digest in self._uses}
 
+    async def save_size(self, at: float, taken: int) -> None:
+        await self._write(lambda connection: _save_size(connection, at, taken))
+
+    async def sizes(self) -> Sequence[tuple[float, int]]:
+        return await self._read("SELECT at, bytes FROM sizes ORDER BY at", (), lambda row: (float(row[0]), int(row[1])))
+
     async def flush(self) -> None:
         """Write the noted uses, and forget hydrations that ended long ago. What cannot be written is dropped."""
         uses, self._uses = self._uses, {}
@@ -206,6 +214,13 @@ def _save_manifest(connection: sqlite3.Connection, parent: Parent, children: Chi
 def _save_uses(connection: sqlite3.Connection, uses: dict[Digest, float]) -> None:
     connection.executemany(SAVE_USE, [(str(digest), used_at) for digest, used_at in uses.items()])
     connection.execute(FORGET_ENDED_JOBS, (ENDED_JOBS_MAX,))
+
+
+def _save_size(connection: sqlite3.Connection, at: float, taken: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO sizes VALUES (?, ?)", (int(at), taken))
+    connection.execute(
+        "DELETE FROM sizes WHERE at NOT IN (SELECT at FROM sizes ORDER BY at DESC LIMIT ?)", (SIZES_MAX,)
+    )
 
 
 def _parent(place: Place, row: Row) -> Parent:

@@ -15,6 +15,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
+        self._readers: dict[Digest, list[OpenBlob]] = {}
 
     async def stat(self, digest: Digest) -> int | None:
         return len(self._blobs[digest]) if digest in self._blobs else None
@@ -26,7 +27,14 @@ class MemoryStore:
         file = io.FileIO(os.memfd_create("blob", os.MFD_CLOEXEC), "r+b")
         file.write(data)
         file.seek(0)
-        return OpenBlob(file, len(data))
+        opened = OpenBlob(file, len(data))
+        readers = self._readers.setdefault(digest, [])
+        readers.append(opened)
+        opened.on_close = lambda: readers.remove(opened)
+        return opened
+
+    def is_read(self, digest: Digest) -> bool:
+        return bool(self._readers.get(digest))
 
     async def adopt(self, part: Path, digest: Digest, size: int) -> None:
         if self._blobs.get(digest) is None:
@@ -40,6 +48,7 @@ class MemoryStore:
 
     async def delete(self, digest: Digest) -> None:
         self._blobs.pop(digest, None)
+        self._readers.pop(digest, None)
 
     async def list(self) -> AsyncIterator[Stored]:
         for digest, data in list(self._blobs.items()):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from proxy.ledger import Ledger
 from proxy.log import logger
 from proxy.store.directory import Directory, own_directory, read_boot_id
 from proxy.store.disk import DiskStore
@@ -24,13 +25,17 @@ BACKUP_EVERY_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """An open cache directory. `parts` is where downloads grow their files, on the same file system as the blobs."""
+    """An open cache directory. `parts` is where downloads grow their files, on the same file system as the blobs;
+    `ledger` books what all of it takes.
+    """
 
     directory: Directory
     blobs: DiskStore
     records: SqliteRecords
     index: SqliteIndex
     threads: Threads
+    ledger: Ledger
+    files: Filesystem
 
     @property
     def parts(self) -> Path:
@@ -60,11 +65,12 @@ async def open_disk(
         stack.push_async_callback(records.close)
         index = await threads.disk(SqliteIndex.open, owned.root, files)
         stack.push_async_callback(index.close)
-        blobs = DiskStore(owned.blobs, owned.parts, threads, files)
+        ledger = Ledger()
+        blobs = DiskStore(owned.blobs, owned.parts, threads, files, ledger)
         tasks = await stack.enter_async_context(Tasks())
         tasks.start(_every(FLUSH_EVERY_S, index.flush, pause), name="write last uses")
         tasks.start(_every(BACKUP_EVERY_S, records.backup, pause), name="back up records")
-        yield Disk(owned, blobs, records, index, threads)
+        yield Disk(owned, blobs, records, index, threads, ledger, files)
 
 
 async def _every(

@@ -38,7 +38,7 @@ class Kept:
         return cls(
             proxy,
             holdings,
-            Images(ground, holdings, lambda: rooms.rules, max_size=lambda: rooms.config.cache.max_size),
+            Images(ground, holdings, lambda: rooms.rules, rooms.capacity),
             Evict(ground, holdings, rooms.manifests, lambda: rooms.rules),
             Explain(
                 ground,

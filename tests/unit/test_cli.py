@@ -386,8 +386,19 @@ def test_json_is_for_scripts(
     assert json.loads(ran.out) == document.get("images", document)
 
 
-def test_usage_is_tables(cistern: Cistern, desk: CannedDesk) -> None:
-    """What is kept in all, by upstream and rule, and the largest images."""
+@pytest.mark.parametrize(
+    ("growth", "days", "told"),
+    [
+        (None, None, "growth: not known yet"),
+        (1.5 * (1 << 30), 29.3, "growth: 1.5 GiB a day, full in 29.3 days"),
+        (-2048.0, None, "growth: -2.0 KiB a day"),
+    ],
+    ids=["young", "growing", "shrinking"],
+)
+def test_usage_is_tables(
+    cistern: Cistern, desk: CannedDesk, growth: float | None, days: float | None, told: str
+) -> None:
+    """What is kept in all and on the disk, how it grows, by upstream and rule, and the largest images."""
     share = {"name": "docker.io", "bytes": 5 << 30, "blobs": 12}
     desk.answer(
         "/api/v1/usage",
@@ -396,11 +407,16 @@ def test_usage_is_tables(cistern: Cistern, desk: CannedDesk) -> None:
             "blobs": 12,
             "unused_bytes": 0,
             "unused_blobs": 0,
+            "used_bytes": 6 << 30,
+            "reserved_bytes": 1 << 20,
             "parts_bytes": 1536,
             "limit_bytes": 50 << 30,
             "free_bytes": 2 << 40,
+            "keep_free_bytes": 1 << 40,
+            "growth_per_day_bytes": growth,
+            "days_to_full": days,
             "upstreams": [share],
-            "rules": [share],
+            "rules": [share | {"limit_bytes": 10 << 30}],
             "images": [{"reference": f"docker.io/x:{n}", "own_bytes": 10, "shared_bytes": 0} for n in range(30)],
         },
     )
@@ -409,8 +425,11 @@ def test_usage_is_tables(cistern: Cistern, desk: CannedDesk) -> None:
     rows = [re.split(r" {2,}", line.strip()) for line in ran.out.splitlines()]
     assert ["kept", "5.0 GiB", "12"] in rows
     assert ["unfinished", "1.5 KiB", "-"] in rows
+    assert ["of the disk", "6.0 GiB", "-"] in rows
     assert ["disk free", "2.0 TiB", "-"] in rows
-    assert rows.count(["docker.io", "5.0 GiB", "12"]) == 2
+    assert [told] in rows
+    assert ["docker.io", "5.0 GiB", "12"] in rows
+    assert ["docker.io", "5.0 GiB", "12", "10.0 GiB"] in rows
     assert sum(row[0].startswith("docker.io/x:") for row in rows) == 10
 
 

@@ -22,7 +22,14 @@ TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issub
 
 def made(kind: type[CisternError]) -> CisternError:
     """An error of this kind, its arguments filled in."""
-    facts = {"problems": ["x"], "size": 2048, "credentials": None, "upstream": "docker.io", "message": "m"}
+    facts = {
+        "problems": ["x"],
+        "why": "no_room",
+        "size": 2048,
+        "credentials": None,
+        "upstream": "docker.io",
+        "message": "m",
+    }
     if kind.__init__ is Exception.__init__:
         return kind("m")
     wanted = inspect.signature(kind).parameters

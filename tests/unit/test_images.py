@@ -228,8 +228,8 @@ async def test_usage_adds_up(registry: Registry, cache_dir: Path) -> None:
         (f"{NAME}:1", BASE.size),
         (f"{UPSTREAM}/team/other:2", BASE.size),
     ]
-    assert usage.parts_bytes == 0
-    assert usage.limit_bytes > 0
+    assert usage.disk.parts_bytes == 0
+    assert usage.disk.limit_bytes > 0
     assert usage.as_json()["upstreams"] == ({"name": UPSTREAM, "blobs": 7, "bytes": usage.bytes},)
 
 

@@ -1,0 +1,206 @@
+"""Admission: room on the disk is claimed before the first byte of a body is written, so the cap is never passed.
+
+Knows the book, the limits and the file system; nothing of images. Who makes room hears `short` and says `made`; a body
+for which there is none is streamed past the disk meanwhile.
+Invariant: what is claimed and what is taken stay together within `max_size` and leave `keep_free`, as far as the last
+look at the file system (at most LOOK_EVERY_S old) can tell.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from proxy.capacity.limits import Limits
+from proxy.capacity.trouble import Trouble
+from proxy.errors import NotKept
+from proxy.events import Events
+from proxy.ledger import Claim, Ledger, blocks_for
+from proxy.log import logger
+from proxy.store.census import Census, Room
+from proxy.store.opened import Disk
+from proxy.tasks import Tasks
+
+log = logger("capacity")
+LOOK_EVERY_S: Final = 1.0  # others fill the disk too: its room is looked at this often while bodies come in
+COUNT_EVERY_S: Final = 600.0  # the book is brought to the truth this often
+BEGIN_WITHIN_S: Final = 0.25  # a start waits so long for the first count
+WAIT_S: Final = 2.0  # how long a body may go on in memory while room is made for it
+KEPT_PARTS_SHARE: Final = 20  # parts that nobody fills may take one part in so many of the cap
+
+
+class Capacity:
+    """The room of one cache directory: `begin` it once, then start `run` as a task."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        limits: Callable[[], Limits],
+        tasks: Tasks,
+        events: Events,
+        *,
+        monotonic: Callable[[], float],
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._disk = disk
+        self._limits = limits
+        self._tasks = tasks
+        self._monotonic = monotonic
+        self._pause = pause
+        self._filled: set[str] = set()  # part files that transfers fill now
+        self._census = Census(disk.directory, disk.threads, disk.ledger, lambda: self._filled)
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
+        self._room: Room | None = None
+        self._taken_at_look = 0
+        self.trouble = Trouble(disk.parts, disk.threads, disk.files, tasks, events, pause)
+        self.wanted = 0  # bytes that the largest body needs which found no room since eviction last looked
+        self.short = asyncio.Event()
+        self._made = asyncio.Condition()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._disk.ledger
+
+    @property
+    def room(self) -> Room | None:
+        """The file system at the last look; None before the first."""
+        return self._room
+
+    @property
+    def cap(self) -> int | None:
+        """Bytes that the directory may take, as far as `max_size` goes."""
+        return None if self._room is None else self._limits().cap(self._room)
+
+    @property
+    def free(self) -> int:
+        """Bytes of the file system that are free for us, at the last look."""
+        return 0 if self._room is None else self._room.free
+
+    @property
+    def keep_free(self) -> int:
+        """Bytes of the file system that are left to others."""
+        return 0 if self._room is None else self._limits().keep_free.of(self._room.total)
+
+    def left(self) -> int:
+        """Bytes that may still be promised."""
+        if self._room is None:
+            return 0
+        ledger = self._disk.ledger
+        committed, at_look = ledger.committed, self._taken_at_look
+        if not ledger.known:
+            # Not counted yet. Whatever the directory takes, it is no more than all that the file system has given.
+            committed, at_look = self._room.used + committed, self._room.used
+        return self._limits().left(self._room, committed, at_look)
+
+    def excess(self) -> int:
+        """How many bytes must go now, so that the next body finds room: 0 if there is enough."""
+        if self._room is None or not self._disk.ledger.known:
+            return 0
+        spare, slack = self._limits().spare(self._room), self._limits().slack(self._room)
+        return max(0, min(self.wanted, self._limits().cap(self._room)) + spare + slack - self.left())
+
+    # The port of bodies
+
+    def claim(self, size: int, *, small: bool = False) -> Claim:
+        self._admit(blocks_for(size), small)
+        return self._disk.ledger.claim(blocks_for(size))
+
+    def extend(self, claim: Claim, size: int) -> None:
+        self._admit(max(0, blocks_for(size) - claim.bytes), small=False)
+        claim.promised = max(claim.promised, blocks_for(size))
+
+    async def wait(self, size: int) -> Claim:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while True:
+                    try:
+                        return self.claim(size)
+                    except NotKept as error:
+                        if error.why not in ("no_room", "starting"):
+                            raise
+                        async with self._made:
+                            await self._made.wait()
+        except TimeoutError:
+            return self.claim(size)
+
+    def _admit(self, wanted: int, small: bool) -> None:
+        if self.trouble.reason is not None:
+            raise NotKept(self.trouble.reason, f"the cache's disk refuses: {self.trouble.detail}")
+        self._look_again()
+        if self._room is None:
+            raise NotKept("starting", "the cache does not know its room yet")
+        cap, spare, left = self._limits().cap(self._room), self._limits().spare(self._room), self.left()
+        if wanted + spare > cap:
+            raise NotKept("too_large", f"{wanted} bytes are more than the whole cache may take ({cap})")
+        if wanted + (spare // 2 if small else spare) > left:
+            self.wanted = max(self.wanted, wanted)
+            self.short.set()
+            why = "no_room" if self._disk.ledger.known else "starting"
+            raise NotKept(why, f"{wanted} bytes are more than the cache has room for now ({max(0, left)})")
+        if left - wanted < spare + self._limits().slack(self._room):
+            self.short.set()  # room is made before the next one needs it
+
+    def kept_part(self, name: str, size: int) -> None:
+        self._filled.discard(name)
+        self._disk.ledger.kept_parts[name] = blocks_for(size)
+        if self.cap is not None and self._disk.ledger.parts > self.cap // KEPT_PARTS_SHARE:
+            self.short.set()
+
+    def took_part(self, name: str) -> None:
+        self._filled.add(name)
+        self._disk.ledger.kept_parts.pop(name, None)
+
+    def refused(self, error: OSError) -> str:
+        return self.trouble.note(error)
+
+    # What keeps the book true
+
+    async def made(self) -> None:
+        """Room was made, or none can be: whoever waits looks again."""
+        async with self._made:
+            self._made.notify_all()
+
+    async def look(self) -> None:
+        """Look at the file system now. OSError: it cannot be looked at."""
+        room = await self._census.look()
+        self._room, self._taken_at_look = room, self._disk.ledger.taken
+        self._looked_at = self._monotonic()
+
+    def _look_again(self) -> None:
+        """Look behind the one who asks, unless that was done just now."""
+        is_old = self._monotonic() - self._looked_at >= LOOK_EVERY_S
+        if is_old and (self._looking is None or self._looking.done()):
+            self._looking = self._tasks.start(self._guarded(self.look), name="look at the disk")
+
+    async def begin(self) -> None:
+        """Look once and begin to count: a small cache is counted on return, a large one goes on behind."""
+        await self._guarded(self.look)
+        counting = self._tasks.start(self._guarded(self.count), name="count the cache")
+        await asyncio.wait([counting], timeout=BEGIN_WITHIN_S)
+
+    async def run(self) -> None:
+        """Count everything again on a schedule, until cancelled."""
+        while True:
+            await self._pause(COUNT_EVERY_S)
+            await self._guarded(self.count)
+
+    async def count(self) -> None:
+        """Bring the book to the truth. OSError: the disk refuses."""
+        before = self._disk.ledger.taken
+        is_first = not self._disk.ledger.known
+        await self._census.take()
+        await self.look()
+        await self.made()
+        after = self._disk.ledger.taken
+        if is_first:
+            log.info("the cache was counted", bytes=after)
+        elif before != after:
+            log.info("the book of the cache was corrected", before=before, after=after)
+        if self.excess():
+            self.short.set()
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except OSError as error:
+            log.warning("the cache's disk cannot be looked at", error=str(error))

@@ -1,0 +1,96 @@
+"""Whether the disk takes what is written: told by the writes that failed, and tried again by a probe until it does.
+
+While it does not, nothing else is written: bodies stream past it. The probe writes, syncs and deletes a small file of
+its own. Too few file descriptors are no fault of the disk.
+"""
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from proxy.events import Events, StorageDegraded, StorageRecovered
+from proxy.log import logger
+from proxy.store.filesystem import Filesystem, forget, write_new
+from proxy.store.threads import Threads
+from proxy.tasks import Tasks
+
+log = logger("capacity")
+PROBE: Final = "capacity.probe"
+PROBE_BYTES: Final = 256 << 10  # more than any file system hides in an inode
+FIRST_PROBE_S: Final = 1.0
+PROBE_MAX_S: Final = 30.0
+REASONS: Final = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EFBIG: "disk_full",
+    errno.EROFS: "disk_read_only",
+    errno.EACCES: "disk_read_only",
+    errno.EPERM: "disk_read_only",
+    errno.EIO: "disk_failed",
+    errno.EMFILE: "descriptors",
+    errno.ENFILE: "descriptors",
+}
+NO_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+def reason_of(error: OSError) -> str:
+    """A word of a bounded set for what a disk refused with; `disk` for anything else."""
+    return REASONS.get(error.errno or 0, "disk")
+
+
+class Trouble:
+    """`reason` is why nothing is written now, None while all is well."""
+
+    def __init__(
+        self,
+        folder: Path,
+        threads: Threads,
+        files: Filesystem,
+        tasks: Tasks,
+        events: Events,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self.reason: str | None = None
+        self.detail = ""
+        self._folder = folder
+        self._threads = threads
+        self._files = files
+        self._tasks = tasks
+        self._events = events
+        self._pause = pause
+
+    def note(self, error: OSError) -> str:
+        """A write failed; the reason in a word. The first one starts the probe."""
+        reason = reason_of(error)
+        if error.errno in NO_FAULT:
+            return reason
+        if self.reason is None:
+            self.detail = error.strerror or str(error)
+            log.error("the disk refuses; bodies stream past it until it takes them", reason=reason, error=self.detail)
+            self._tasks.start(self._probe(), name="probe the disk")
+            self._events.publish(StorageDegraded(reason, self.detail))
+        self.reason = reason
+        return reason
+
+    async def _probe(self) -> None:
+        wait_s = FIRST_PROBE_S
+        while True:
+            await self._pause(wait_s)
+            try:
+                await self._threads.disk(_try, self._files, self._folder / PROBE)
+            except OSError as error:
+                self.reason, self.detail = reason_of(error), error.strerror or str(error)
+                wait_s = min(PROBE_MAX_S, wait_s * 2)
+            else:
+                break
+        self.reason, self.detail = None, ""
+        log.warning("the disk takes bodies again")
+        self._events.publish(StorageRecovered())
+
+
+def _try(files: Filesystem, path: Path) -> None:
+    forget(files, path)
+    write_new(files, path, bytes(PROBE_BYTES))
+    forget(files, path)
