@@ -93,14 +93,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             )
         )
         stack.push_async_callback(tasks.stop)
-        capacity = Capacity(
-            disk,
-            lambda: Limits(current.config.cache.max_size, current.config.cache.keep_free),
-            tasks,
-            events,
-            monotonic=world.monotonic,
-        )
-        await capacity.begin()
+        capacity = await _counted(disk, current, tasks, events, world)
         ground = _ground(disk, capacity, upstreams, tasks, events, world)
         downloads = Downloads(ground, max_blob_bytes=current.max_blob_bytes)
         manifests = Manifests(ground)
@@ -114,13 +107,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             lambda rule, place: current.rules.route_in(rule, place),
             concurrency=config.hydrate.concurrency,
         )
-        tasks.start(hydrate.listen(), name="hydrate: listen")
-        tasks.start(hydrate.run(), name="hydrate: run")
-        if disk.index.is_new:
-            tasks.start(reindex(ground, manifests), name="reindex")
-        tasks.start(Uses(ground).listen(), name="uses: listen")
-        tasks.start(capacity.run(), name="capacity: count")
-        yield Rooms(
+        rooms = Rooms(
             current,
             events,
             tasks,
@@ -136,6 +123,32 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             ground,
             world,
         )
+        _start(rooms)
+        yield rooms
+
+
+def _start(rooms: Rooms) -> None:
+    """Begin what runs beside the requests."""
+    start, ground = rooms.tasks.start, rooms.ground
+    start(rooms.hydrate.listen(), name="hydrate: listen")
+    start(rooms.hydrate.run(), name="hydrate: run")
+    if rooms.disk.index.is_new:
+        start(reindex(ground, rooms.manifests), name="reindex")
+    start(Uses(ground).listen(), name="uses: listen")
+    start(rooms.capacity.run(), name="capacity: count")
+
+
+async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, world: World) -> Capacity:
+    """The capacity of a directory, looked at once and, unless it holds a great many blobs, counted."""
+    capacity = Capacity(
+        disk,
+        lambda: Limits(current.config.cache.max_size, current.config.cache.keep_free),
+        tasks,
+        events,
+        monotonic=world.monotonic,
+    )
+    await capacity.begin()
+    return capacity
 
 
 def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, events: Events, world: World) -> Ground:
