@@ -29,9 +29,10 @@ from proxy.journal import Journal
 from proxy.log import Format, last_words, logger, public_url, server_log
 from proxy.metrics import Gauges, Metrics, Sample
 from proxy.server.admin import Admin
+from proxy.server.connection import Handler
 from proxy.server.desk import Desk
 from proxy.server.gate import Gate
-from proxy.server.listen import Handler, Listener, listen, tls_context
+from proxy.server.listen import CONNECTIONS_MAX, Listener, listen, tls_context
 from proxy.server.registry import Registry
 
 log = logger("serve")
@@ -98,7 +99,14 @@ async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
             registry=registry,
             control=await _bound(stack, "the control socket", control, admin.over_control),
             admin=await _bound(stack, "admin.listen", config.admin.listen, admin.over_tcp),
-            clients=await _bound(stack, "registry.listen", config.registry.listen, gate, _tls(config)),
+            clients=await _bound(
+                stack,
+                "registry.listen",
+                config.registry.listen,
+                gate,
+                _tls(config),
+                max_connections=config.limits.max_connections,
+            ),
         )
 
 
@@ -162,10 +170,16 @@ async def _sample(rooms: Rooms) -> Sample:
 
 
 async def _bound(
-    stack: AsyncExitStack, key: str, address: Address, handler: Handler, tls: ssl.SSLContext | None = None
+    stack: AsyncExitStack,
+    key: str,
+    address: Address,
+    handler: Handler,
+    tls: ssl.SSLContext | None = None,
+    *,
+    max_connections: int = CONNECTIONS_MAX,
 ) -> Listener:
     try:
-        listener = await listen(address, handler, tls)
+        listener = await listen(address, handler, tls, max_connections=max_connections)
     except OSError as cause:
         raise CannotListen(f"{key}: cannot listen on {address}: {cause.strerror or cause}") from cause
     if address.path is not None:

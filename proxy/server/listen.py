@@ -11,14 +11,15 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
 from proxy.config import Address
-from proxy.server import respond
+from proxy.server.connection import HEADER_S, Handler, Server
 
 BACKLOG: Final = 4096
 KEEP_ALIVE_S: Final = 150.0  # longer than the idle pools of clients: containerd 30 s, Go 90 s, BuildKit 120 s (B25)
@@ -27,52 +28,42 @@ SHUTDOWN_S: Final = 0.1  # for answers that still run when `close` is called; 0 
 # aiohttp logs a traceback for each malformed request and each client that left; what matters is logged by the edge.
 SILENT: Final = logging.getLogger("cistern.aiohttp")
 SILENT.disabled = True
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+CONNECTIONS_MAX: Final = 1000  # where the configuration has no say: admin address and control socket
 
 
-class Connection(web.RequestHandler):
-    """One client's connection. What is no HTTP is refused in the registry's own words (protocol E01), and closed: its
-    rest is never read as another request.
-    """
+class Site(web.SockSite):
+    """aiohttp's site with a bound for the TLS handshake, as long as a header has."""
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """What aiohttp calls for a message it cannot parse, and for what a handler lets through."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the headers are out")
-        response = respond.malformed(status)
-        response.force_close()
-        return response
-
-
-class Server(web.Server):
-    """aiohttp's server, with connections of our own; a handler ends when its client leaves."""
-
-    def __init__(self, handler: Handler, **options: Any) -> None:
-        super().__init__(handler, handler_cancellation=True)
-        self._options = options
-
-    def __call__(self) -> Connection:
-        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("the runner is not set up")
+        self._server = await asyncio.get_running_loop().create_server(
+            server,
+            sock=self._sock,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            ssl_handshake_timeout=None if self._ssl_context is None else HEADER_S,
+        )
 
 
 class Listener:
     """One bound address. `connections` is how many clients are connected now."""
 
-    def __init__(self, runner: web.ServerRunner, site: web.BaseSite, url: str) -> None:
+    def __init__(self, runner: web.ServerRunner, site: web.BaseSite, url: str, server: Server) -> None:
         self._runner = runner
         self._site = site
+        self._server = server
         self.url = url
 
     @property
     def connections(self) -> int:
-        server = self._runner.server
-        return len(server.connections) if server is not None else 0
+        return len(self._server.connections)
+
+    def tidy(self) -> None:
+        """Close the connections that are overdue; happens every second by itself."""
+        self._server.tidy()
 
     async def stop_accepting(self) -> None:
         if self._site in self._runner.sites:  # a second stop is no error
@@ -82,10 +73,22 @@ class Listener:
         await self._runner.cleanup()
 
 
-async def listen(address: Address, handler: Handler, tls: ssl.SSLContext | None = None) -> Listener:
-    """Bind `address` and serve `handler` on it. OSError: the address is taken or not ours. Port 0 picks a free one."""
+async def listen(
+    address: Address,
+    handler: Handler,
+    tls: ssl.SSLContext | None = None,
+    *,
+    max_connections: int = CONNECTIONS_MAX,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Listener:
+    """Bind `address` and serve `handler` on it; past `max_connections` the idle ones go first (server/connection.py).
+
+    OSError: the address is taken or not ours. Port 0 picks a free one.
+    """
     server = Server(
         handler,
+        limit=max_connections,
+        monotonic=monotonic,
         logger=SILENT,
         access_log=None,
         keepalive_timeout=KEEP_ALIVE_S,
@@ -103,7 +106,7 @@ async def listen(address: Address, handler: Handler, tls: ssl.SSLContext | None 
             bound = _bind(address.host, address.port)
             url = _url(bound, tls)
         try:
-            site = web.SockSite(runner, bound, ssl_context=tls, backlog=BACKLOG)
+            site = Site(runner, bound, ssl_context=tls, backlog=BACKLOG)
             await site.start()
         except BaseException:
             bound.close()
@@ -111,7 +114,8 @@ async def listen(address: Address, handler: Handler, tls: ssl.SSLContext | None 
     except BaseException:
         await runner.cleanup()
         raise
-    return Listener(runner, site, url)
+    server.keep_tidy()
+    return Listener(runner, site, url, server)
 
 
 def _url(bound: socket.socket, tls: ssl.SSLContext | None) -> str:

@@ -178,7 +178,7 @@ async def left_behind(proxy: Proxy, registry: Registry, left: Blob) -> Gate:
     gate = registry.hold_headers(left.digest, times=1)
     leaving = await proxy.start_pull(left, "team/good")
     await gate.reached()
-    await leaving.leave()
+    leaving.vanish()
     while proxy.rooms.downloads.readers > 1:
         await settled()
     return gate

@@ -1,8 +1,10 @@
 """The leak check finds what it is there to find; canaries sing."""
 
 import asyncio
+import gc
 import os
 import subprocess
+import weakref
 from pathlib import Path
 
 import aiohttp
@@ -27,6 +29,23 @@ async def test_an_open_session_is_a_leak() -> None:
         with pytest.raises(AssertionError, match="sessions left open"):
             await check_loop()
     await check_loop()
+
+
+async def test_what_a_test_dropped_is_collected() -> None:
+    """A dropped cycle warns now, not in a later test: also one that has seen collections while it was in use."""
+
+    class Knot:
+        def __init__(self) -> None:
+            self.me = self
+
+    knots = [Knot() for _ in range(3)]
+    dropped = [weakref.ref(knot) for knot in knots]
+    for generation in (0, 0):
+        gc.collect(generation)
+    knots.clear()
+    assert all(found() is not None for found in dropped)
+    await check_loop()
+    assert [found() for found in dropped] == [None] * 3
 
 
 def test_a_child_process_is_a_leak() -> None:

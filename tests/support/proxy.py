@@ -112,7 +112,9 @@ async def running(
     exchanges: list[Exchange] = []
     async with open_rooms(config, given) as rooms:
         handler = registry_of(rooms, AlwaysReady(), exchanges.append)
-        listener = await listen(Address("127.0.0.1", 0), handler)
+        listener = await listen(
+            Address("127.0.0.1", 0), handler, max_connections=config.limits.max_connections, monotonic=clock
+        )
         try:
             yield Proxy(rooms, listener, exchanges)
         finally:

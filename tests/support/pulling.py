@@ -1,6 +1,8 @@
 """One HTTP/1.1 client request on a socket of its own, read as slowly as a test wants, and left when it wants."""
 
 import asyncio
+import socket
+import struct
 from dataclasses import dataclass, field
 
 from multidict import CIMultiDict
@@ -80,6 +82,12 @@ class Pulling:
             del self.body[-2:]
             if not size:
                 return
+
+    def vanish(self) -> None:
+        """Reset the connection: unlike a close, which half of one looks like, this says that nobody waits any more."""
+        bound: socket.socket = self.writer.get_extra_info("socket")
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     async def leave(self) -> None:
         """Close the connection, whatever was read."""
