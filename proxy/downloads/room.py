@@ -70,7 +70,7 @@ class Downloads:
         return transfer
 
     async def _run(self, transfer: Transfer) -> None:
-        error: CisternError | None = TransferFailed(transfer.upstream, "the server is stopping")
+        error: CisternError | None = Overloaded("the server is stopping", retry_after_s=5.0)
         try:
             await self._fill(transfer)
             error = None

@@ -60,8 +60,8 @@ class Pulling:
 
     async def rest(self) -> bytes:
         """Read the whole body and close. Raises ConnectionError when it ended before its announced length."""
-        await self.head()
         try:
+            await self.head()
             if self.length is not None and self.method != "HEAD" and self.status != 304:
                 await self.read(self.length - len(self.body))
                 if len(self.body) < self.length:
