@@ -12,7 +12,7 @@ SOURCES := proxy tests benchmarks
 # loadgroup: tests marked with one `xdist_group` share a worker, and with it their registries and images.
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: help setup run parts lint format test test-all bench wheels image lock clean
+.PHONY: help setup run parts lint format test test-all bench soak faults wheels image lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s @
@@ -47,6 +47,12 @@ test-all: setup parts lint ## the long form: whole fault sweeps, the image build
 
 bench: setup parts ## the benchmarks against the peers: a table of ratios, JSON and a picture in benchmarks/out
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: setup parts ## an hour of mixed clients, kills and upstream faults; ARGS="--seconds 600 --seed 7" for another
+	$(BIN)/python -m tests.soak $(ARGS)
+
+faults: setup parts ## the fault rows against Cistern and docker-registry; ARGS="--out" writes docs/faults.md
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 wheels: setup ## the wheels that the image is built from, in dist/wheels
 	@tests/make-wheels.sh dist/wheels
