@@ -4,21 +4,20 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from proxy.capacity import Capacity, Limits
 from proxy.config import Config
 from proxy.current import Current
 from proxy.downloads.room import Downloads
-from proxy.events import Events, IntegrityFailed
+from proxy.events import Events
 from proxy.exchange import Exchange
 from proxy.ground import Ground
 from proxy.hydrate import Hydrate
 from proxy.listings import Listings
 from proxy.log import logger
 from proxy.manifests import Manifests
-from proxy.oci import Digest
 from proxy.pull import Pull
 from proxy.reindex import reindex
 from proxy.rules import Rules
@@ -80,7 +79,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
     world = world or World()
     async with AsyncExitStack() as stack:
         events, current = Events(), Current(config)
-        disk = await stack.enter_async_context(_open_disk(config, events, world))
+        disk = await stack.enter_async_context(open_disk(config.cache.directory))
         tasks = Tasks()
         upstreams = await stack.enter_async_context(
             Clients(
@@ -150,13 +149,6 @@ async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, w
     )
     await capacity.begin()
     return capacity
-
-
-def _open_disk(config: Config, events: Events, world: World) -> AbstractAsyncContextManager[Disk]:
-    def on_bad(digest: Digest, why: str, aside: str) -> None:
-        events.publish(IntegrityFailed("store", digest, None, f"{why}; {f'set aside as {aside}' if aside else 'gone'}"))
-
-    return open_disk(config.cache.directory, clock=world.clock, on_bad=on_bad)
 
 
 def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, events: Events, world: World) -> Ground:

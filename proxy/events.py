@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from proxy.config import Config
 from proxy.log import logger
 from proxy.oci import Digest
 from proxy.rules import Place, Route
@@ -63,12 +64,11 @@ class TransferResumed:
 
 @dataclass(frozen=True, slots=True)
 class IntegrityFailed:
-    """Bytes did not hash to their digest; `where` is upstream, resume or store. `detail` says what became of them."""
+    """Bytes did not hash to their digest; `where` is upstream, resume or store."""
 
     where: str
     digest: Digest
     place: Place | None
-    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,22 @@ class HydrationEnded:
     manifest: Digest
     result: str
     detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigTaken:
+    """Another configuration is in force. `waiting` are keys that need a restart; `blocked` digests were not before."""
+
+    config: Config
+    waiting: tuple[str, ...]
+    blocked: frozenset[Digest]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRefused:
+    """Another configuration was bad, and the old one stays; `problems` as `FILE:LINE: key: reason`."""
+
+    problems: tuple[str, ...]
 
 
 Event = TypeVar("Event")

@@ -9,7 +9,17 @@ from typing import Final
 
 from cachetools import TTLCache
 
-from proxy.events import Events, HydrationEnded, IntegrityFailed, NotStored, TagMoved, TagStale, TransferResumed
+from proxy.events import (
+    ConfigRefused,
+    ConfigTaken,
+    Events,
+    HydrationEnded,
+    IntegrityFailed,
+    NotStored,
+    TagMoved,
+    TagStale,
+    TransferResumed,
+)
 from proxy.exchange import Exchange
 from proxy.log import logger, tell
 from proxy.outcome import Result
@@ -34,6 +44,8 @@ class Journal:
         events.listen(TagStale, self._tag_stale)
         events.listen(TransferResumed, self._resumed)
         events.listen(HydrationEnded, self._hydrated)
+        events.listen(ConfigTaken, tell_taken)
+        events.listen(ConfigRefused, tell_refused)
 
     def _is_new(self, key: object) -> bool:
         """Whether this was not told lately; it counts as told from now on."""
@@ -48,7 +60,7 @@ class Journal:
 
     def _integrity_failed(self, event: IntegrityFailed) -> None:
         place = None if event.place is None else str(event.place)
-        log.error("wrong content", where=event.where, digest=str(event.digest), place=place, detail=event.detail)
+        log.error("wrong content", where=event.where, digest=str(event.digest), place=place)
 
     def _tag_moved(self, event: TagMoved) -> None:
         log.info("tag moved", place=str(event.place), tag=event.tag, before=str(event.before), after=str(event.after))
@@ -75,6 +87,18 @@ class Journal:
             result=event.result,
             detail=event.detail,
         )
+
+
+def tell_taken(event: ConfigTaken) -> None:
+    log.info("config taken over", upstreams=len(event.config.upstreams), rules=len(event.config.rules))
+    for key in event.waiting:
+        log.warning("config: a key keeps its value until a restart", key=key)
+
+
+def tell_refused(event: ConfigRefused) -> None:
+    """Every problem on a line of its own, as `cistern check` tells them."""
+    for problem in event.problems:
+        log.error("config refused, the old one stays", problem=problem)
 
 
 def tell_request(exchange: Exchange) -> None:

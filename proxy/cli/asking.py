@@ -146,6 +146,7 @@ def _parts(name: str, told: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
         if "status" in value:
             facts = [f"{fact}={shown}" for fact, shown in value.items() if _is_fact(fact, shown)]
             why = [value["why"]] if value.get("why") else []
+            why += value.get("problems", [])
             yield path, str(value["status"]), "; ".join([*why, *facts])
         yield from _parts(path, value)
 

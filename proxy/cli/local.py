@@ -55,11 +55,12 @@ def serve(
         "--cache-dir": ("cache.directory", cache_dir),
         "--workers": ("registry.workers", workers),
     }
-    loaded = load_config(config, flags)
+    from proxy.reload import Source
     from proxy.serve import run
 
     chosen = log_format or (LogFormat.HUMAN if sys.stderr.isatty() else LogFormat.JSON)
-    return run(loaded, log_format=chosen.value)
+    given = {flag: (key, text) for flag, (key, text) in flags.items() if text is not None}
+    return run(Source(config, os.environ, given), log_format=chosen.value)
 
 
 def check(

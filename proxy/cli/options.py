@@ -24,9 +24,8 @@ Admin = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts.")]
 
 
-def load_config(file: Path | None, flags: dict[str, tuple[str, str | None]] | None = None) -> "Config":
-    """The config of `file`, the environment and those flags that were given; raises ConfigInvalid."""
+def load_config(file: Path | None) -> "Config":
+    """The config of `file` and the environment; raises ConfigInvalid."""
     from proxy.config import load  # late: pydantic is slow to import, and --help needs none
 
-    given = {flag: (key, text) for flag, (key, text) in (flags or {}).items() if text is not None}
-    return load(file, os.environ, given)
+    return load(file, os.environ)

@@ -6,6 +6,7 @@
 from proxy.config.builtin import OTHER_HOSTS, WELL_KNOWN
 from proxy.config.cautions import warnings
 from proxy.config.checks import NOT_YET
+from proxy.config.fixed import FIXED, fixed
 from proxy.config.load import load, parse
 from proxy.config.models import (
     AdminConfig,
@@ -31,6 +32,7 @@ from proxy.config.units import Address, Share
 from proxy.errors import ConfigInvalid
 
 __all__ = [
+    "FIXED",
     "NOT_YET",
     "OTHER_HOSTS",
     "WELL_KNOWN",
@@ -54,6 +56,7 @@ __all__ = [
     "TimeoutsConfig",
     "UpstreamConfig",
     "UpstreamTls",
+    "fixed",
     "load",
     "parse",
     "upstream_names",

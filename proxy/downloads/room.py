@@ -5,6 +5,7 @@ Invariant: a digest is in the table exactly while its task runs; the blob is in 
 before it leaves the table.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from proxy.downloads.bell import Bell
@@ -60,11 +61,18 @@ class Downloads:
         """Wait for the transfer of `digest` to its end, without reading; raises its error. Goes behind readers."""
         await self._enter(digest, origin).finished()
 
+    def forbid(self, digest: Digest, error: CisternError) -> None:
+        """End the transfer of `digest`, if one runs, for all who read it; nothing of it is kept."""
+        transfer = self._running.get(digest)
+        if transfer is not None and transfer.work is not None:
+            transfer.forbidden = error
+            transfer.work.cancel()
+
     def _enter(self, digest: Digest, origin: Origin) -> Transfer:
         transfer = self._running.get(digest)
         if transfer is None:
             transfer = self._running[digest] = Transfer(digest, origin, self._calm)
-            self._ground.tasks.start(self._run(transfer), name=f"transfer {digest}")
+            transfer.work = self._ground.tasks.start(self._run(transfer), name=f"transfer {digest}")
         else:
             transfer.offer(origin)
         return transfer
@@ -74,6 +82,10 @@ class Downloads:
         try:
             await self._fill(transfer)
             error = None
+        except asyncio.CancelledError:
+            if transfer.forbidden is None:
+                raise
+            error = transfer.forbidden
         except CisternError as fault:
             error = told(transfer, fault)
         except OSError as fault:
@@ -106,6 +118,10 @@ class Downloads:
         except (UpstreamLied, UpstreamNotFound):
             await part.discard()
             raise
+        except asyncio.CancelledError:
+            if transfer.forbidden is not None:
+                await part.discard()
+            raise
         finally:
             part.close()
 
@@ -119,9 +135,6 @@ class Downloads:
             return None
         if held is not None:
             try:
-                if not await held.is_whole():
-                    held.close()
-                    return None
                 await self._prove(transfer)
             except BaseException:
                 held.close()

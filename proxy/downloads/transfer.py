@@ -5,16 +5,19 @@ ways, told to every reader at once: `verified`, or `error`.
 Invariant: bytes within HOLD of the end leave only once the digest is confirmed, so no wrong body ever completes.
 """
 
+import asyncio
 import io
 import os
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.downloads.bell import Bell
 from proxy.errors import CisternError, TransferFailed
 from proxy.oci import Digest
 from proxy.rules import Place, Source
-from proxy.store.base import HOLD
+
+HOLD: Final = 64 << 10  # bytes at the end that wait for the digest (architecture: "holding back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Transfer:
         self.frontier = 0
         self.verified = False
         self.error: CisternError | None = None
+        self.work: asyncio.Task[None] | None = None  # the room's task that fills it
+        self.forbidden: CisternError | None = None  # why it must end, if it must
         self.ended = False  # the room is done with it: adopted, or failed
         self._file: io.FileIO | None = None
 
@@ -184,9 +189,6 @@ class Reader:
             if transfer.verified:
                 return offset
             await transfer.bell.wait()
-
-    def failed(self, error: OSError) -> None:
-        """Reading met `error`: this reader is dropped; the transfer writes, and hears of its own disk errors."""
 
     @property
     def file(self) -> io.FileIO:

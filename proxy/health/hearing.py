@@ -7,7 +7,7 @@ no name that a client sent ever is.
 from collections.abc import Callable, Collection
 from typing import Final
 
-from proxy.events import BlobStored, Events, NotStored, TagStale
+from proxy.events import BlobStored, ConfigRefused, ConfigTaken, Events, NotStored, TagStale
 from proxy.exchange import Exchange
 from proxy.health.judge import Heard
 from proxy.outcome import Result
@@ -31,6 +31,8 @@ class Hearing:
         self._endpoints: dict[tuple[str, str], Heard] = {}
         self.upstreams = {name: Heard() for name in upstreams}
         self.credentials = {name: Heard() for name in credentials}
+        self.refused: tuple[str, ...] = ()  # why the last configuration was not taken over
+        self.waiting: tuple[str, ...] = ()  # keys that need a restart
 
     def listen(self, events: Events) -> None:
         events.listen(UpstreamCall, self.called)
@@ -38,6 +40,18 @@ class Hearing:
         events.listen(TagStale, lambda event: self._about(source_of(event.place), event.reason))
         events.listen(NotStored, lambda event: self._about(source_of(event.place), event.reason))
         events.listen(BlobStored, lambda event: self._good(source_of(event.place)))
+        events.listen(ConfigTaken, self._taken)
+        events.listen(ConfigRefused, self._refused)
+
+    def _refused(self, event: ConfigRefused) -> None:
+        self.refused = event.problems
+
+    def _taken(self, event: ConfigTaken) -> None:
+        """Hear of what this configuration names from now on; what stays keeps its last word."""
+        config, self.refused, self.waiting = event.config, (), event.waiting
+        self.upstreams = {name: self.upstreams.get(name, Heard()) for name in config.upstreams}
+        self.credentials = {name: self.credentials.get(name, Heard()) for name in config.credentials}
+        self._endpoints = {key: heard for key, heard in self._endpoints.items() if key[0] in self.upstreams}
 
     def endpoint(self, upstream: str, url: str) -> Heard:
         """What was heard of one endpoint; nothing yet is a word of its own."""

@@ -5,7 +5,7 @@ degrades, since held content still flows. A dependency check that takes every me
 """
 
 import enum
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -113,6 +113,14 @@ def queue(looked: Looked) -> Part:
     facts = {"queued": looked.queued, "oldest_seconds": round(looked.oldest_s, 1)}
     if looked.oldest_s > QUEUE_LATE_S:
         return Part(State.DEGRADED, f"the oldest job waits for {round(looked.oldest_s)} s", facts)
+    return Part(State.OK, None, facts)
+
+
+def config(refused: Sequence[str], waiting: Sequence[str]) -> Part:
+    """The configuration: degraded while what stands in the file is not what runs."""
+    facts = {"restart_needed_for": list(waiting)} if waiting else {}
+    if refused:
+        return Part(State.DEGRADED, "the last one was refused, the old one stays", {"problems": list(refused), **facts})
     return Part(State.OK, None, facts)
 
 

@@ -138,6 +138,7 @@ class Health:
     def report(self) -> dict[str, Any]:
         """Everything, as JSON values."""
         own = {**self._own(), "queue": judge.queue(self._looked)}
+        own["config"] = judge.config(self._hearing.refused, self._hearing.waiting)
         upstreams, credentials = self._upstream_parts(), self._credential_parts()
         rules = self._rule_parts()
         parts = [*own.values(), *credentials.values(), *rules.values(), *(whole for whole, _ in upstreams.values())]

@@ -16,7 +16,16 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from proxy import __version__
 from proxy.errors import CisternError
-from proxy.events import Events, HydrationEnded, IntegrityFailed, NotStored, TagStale, TransferResumed
+from proxy.events import (
+    ConfigRefused,
+    ConfigTaken,
+    Events,
+    HydrationEnded,
+    IntegrityFailed,
+    NotStored,
+    TagStale,
+    TransferResumed,
+)
 from proxy.exchange import Exchange
 from proxy.log import logger
 from proxy.metrics.requests import BUCKETS, Requests
@@ -113,9 +122,10 @@ class Metrics:
         self._wrong = counter(
             "cistern_integrity_failures_total", "Content that did not have its digest", ["where"], registry=own
         )
-        # The config that runs was good, or nothing would run; a later, refused reload would say 0.
-        reload_ok = prometheus.Gauge("cistern_config_reload_ok", "Whether the last config was taken over", registry=own)
-        reload_ok.set(1)
+        self._reload_ok = prometheus.Gauge(
+            "cistern_config_reload_ok", "Whether the last config was taken over", registry=own
+        )
+        self._reload_ok.set(1)  # the config that runs was good, or nothing would run
         build = prometheus.Gauge("cistern_build_info", "This build", ["version"], registry=own)
         build.labels(__version__).set(1)
 
@@ -127,6 +137,8 @@ class Metrics:
         events.listen(TransferResumed, lambda _event: self._resumed.inc())
         events.listen(HydrationEnded, self._ended)
         events.listen(TagStale, self._served_stale)
+        events.listen(ConfigTaken, lambda _event: self._reload_ok.set(1))
+        events.listen(ConfigRefused, lambda _event: self._reload_ok.set(0))
 
     # What happened
 

@@ -135,7 +135,7 @@ class Server(web.Server):
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self.monotonic = monotonic
-        self._limit = limit
+        self.limit = limit
         self._options = options
         self._endings: Counter[str] = Counter()
         self._last_client = ""
@@ -148,7 +148,7 @@ class Server(web.Server):
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        if len(self._connections) > self._limit:
+        if len(self._connections) > self.limit:
             self.make_room()
 
     def make_room(self) -> None:
@@ -156,7 +156,7 @@ class Server(web.Server):
         who may be told a 503 then, unless twice as many are here.
         """
         now = self.monotonic()
-        is_flood = len(self._connections) > 2 * self._limit
+        is_flood = len(self._connections) > 2 * self.limit
         if now < self._full_until and not is_flood:
             return
         latest = now if is_flood else now - NEWCOMER_S
@@ -165,7 +165,7 @@ class Server(web.Server):
         )
         if not waiting:
             self._full_until = now + TIDY_S
-        for one in waiting[: self._limit // ROOM + 1]:
+        for one in waiting[: self.limit // ROOM + 1]:
             self._end(one, "too many connections")
 
     def tidy(self) -> None:

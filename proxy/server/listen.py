@@ -65,6 +65,10 @@ class Listener:
         """Close the connections that are overdue; happens every second by itself."""
         self._server.tidy()
 
+    def limit(self, connections: int) -> None:
+        """From now on so many clients may be connected at once."""
+        self._server.limit = connections
+
     async def stop_accepting(self) -> None:
         if self._site in self._runner.sites:  # a second stop is no error
             await self._site.stop()
@@ -169,12 +173,3 @@ def _is_stale(path: Path) -> bool:
         except BlockingIOError:
             pass
     raise OSError(errno.EADDRINUSE, f"another server listens on {path}")
-
-
-def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """A server context, TLS 1.2 and later. OSError or ssl.SSLError: the files do not serve."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -24,6 +24,7 @@ from proxy.server import respond
 from proxy.server.blobs import send_blob
 from proxy.server.ranges import is_hopeless
 from proxy.server.send import BodyDropped
+from proxy.server.streams import Streams
 from proxy.store.threads import Threads
 
 log = logger("registry")
@@ -67,6 +68,7 @@ class Registry:
         self._running = 0
         self._ended = Bell()
         self.draining = False
+        self.streams = Streams()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises ConnectionError to drop the connection."""
@@ -173,12 +175,14 @@ class Registry:
         etag = f'"{call.digest}"'
         if want_body and is_hopeless(exchange.range, request.headers.get(hdrs.IF_RANGE), etag):
             raise RangeUnsatisfiable(await self._pull.known_size(exchange.route, call.digest))
-        found = await self._pull.blob(exchange.route, call.digest, want_body=want_body)
-        exchange.outcome = found.outcome
-        try:
-            return await send_blob(request, found, call.digest, self._member, self._threads, exchange)
-        finally:
-            found.close()
+        # Entered before the block list is looked at: a digest that is blocked from then on is cut.
+        with self.streams.carrying(call.digest, request.transport):
+            found = await self._pull.blob(exchange.route, call.digest, want_body=want_body)
+            exchange.outcome = found.outcome
+            try:
+                return await send_blob(request, found, call.digest, self._member, self._threads, exchange)
+            finally:
+                found.close()
 
     def _page(self, exchange: Exchange, page: Page, path: str) -> web.StreamResponse:
         exchange.outcome = page.outcome

@@ -26,6 +26,7 @@ LAYERS: Final = [
     "evict explain health hydrate images journal metrics",
     "server",
     "app",
+    "edge reload",
     "serve",
     "cli",
     "__main__",

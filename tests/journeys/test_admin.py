@@ -72,7 +72,8 @@ async def test_health_has_a_part_for_everything(server: Serving) -> None:
     told = (await server.ask("/health")).json
     assert told["status"] == "ok"
     assert set(told) == {
-        "status", "phase", "storage", "index", "queue", "upstreams", "credentials", "rules", "loop_lag_seconds",
+        "status", "phase", "storage", "index", "queue", "config", "upstreams", "credentials", "rules",
+        "loop_lag_seconds",
     }  # fmt: skip
     assert list(told["rules"]) == [HUB]
 

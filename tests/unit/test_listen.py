@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from proxy.config import Address
-from proxy.server.listen import HEADER_MAX, Listener, listen, tls_context
+from proxy.config import Address, ConfigInvalid
+from proxy.server.certificate import Certificate, context_of
+from proxy.server.listen import HEADER_MAX, Listener, listen
 from tests.support.tls import Authority
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -145,7 +146,7 @@ async def test_a_file_at_the_sockets_path_is_never_deleted(short_tmp: Path) -> N
 
 async def test_tls_is_1_2_or_later(tmp_path: Path, ca: Authority, open_at: Listen) -> None:
     """A client of today is served over TLS, one that offers TLS 1.1 at most is refused."""
-    context = tls_context(*ca.files(tmp_path, "localhost"))
+    context = context_of(*ca.files(tmp_path, "localhost"))
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     listener = await open_at(tls=context)
     assert listener.url.startswith("https://127.0.0.1:")
@@ -158,13 +159,48 @@ async def test_tls_is_1_2_or_later(tmp_path: Path, ca: Authority, open_at: Liste
         await talk(listener, get("/v2/"), old)
 
 
-async def test_bad_tls_files_are_an_error(tmp_path: Path) -> None:
-    """Files that are missing or hold no certificate are told at start."""
-    with pytest.raises(FileNotFoundError):
-        tls_context(tmp_path / "none.crt", tmp_path / "none.key")
+async def test_bad_tls_files_are_a_bad_config(tmp_path: Path, ca: Authority) -> None:
+    """Files that are missing, hold no certificate, or do not fit together are named."""
+    with pytest.raises(ConfigInvalid, match=r"none\.crt and .*none\.key do not serve: No such file"):
+        context_of(tmp_path / "none.crt", tmp_path / "none.key")
     (tmp_path / "bad.pem").write_text("not a certificate")
-    with pytest.raises(ssl.SSLError):
-        tls_context(tmp_path / "bad.pem", tmp_path / "bad.pem")
+    with pytest.raises(ConfigInvalid, match=r"bad\.pem"):
+        context_of(tmp_path / "bad.pem", tmp_path / "bad.pem")
+    chain, _ = ca.files(tmp_path, "localhost")
+    (tmp_path / "other").mkdir()
+    _, other = ca.files(tmp_path / "other", "localhost")
+    with pytest.raises(ConfigInvalid, match="do not serve"):
+        context_of(chain, other)
+
+
+@pytest.mark.parametrize("name", ["localhost", None], ids=["the client names the server", "it names none"])
+async def test_a_replaced_certificate_is_shown_to_the_next_connection(
+    tmp_path: Path, ca: Authority, open_at: Listen, name: str | None
+) -> None:
+    """The connection that stands keeps the old one, and goes on."""
+    other = Authority(tmp_path)
+    certificate = Certificate(context_of(*ca.files(tmp_path, "localhost")))
+    listener = await open_at(tls=certificate.front)
+
+    async def connected(trusted: Authority) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        context = trusted.client()
+        context.check_hostname = name is not None
+        return await asyncio.open_connection("127.0.0.1", port_of(listener), ssl=context, server_hostname=name or "")
+
+    async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        return await reader.readuntil(b"/v2/")
+
+    old = await connected(ca)
+    assert (await asked(*old)).startswith(b"HTTP/1.1 200")
+    certificate.take(context_of(*other.files(tmp_path, "localhost")))
+    new = await connected(other)
+    assert (await asked(*new)).startswith(b"HTTP/1.1 200")
+    assert (await asked(*old)).startswith(b"HTTP/1.1 200")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await connected(ca)
+    for _, writer in (old, new):
+        writer.transport.abort()
 
 
 async def test_a_tls_hello_on_a_plain_port_is_answered_at_once(open_at: Listen) -> None:

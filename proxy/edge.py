@@ -1,0 +1,169 @@
+"""Everything that clients, probes and operators talk to, built over the rooms and bound to its addresses."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxy.app import Rooms, registry_of
+from proxy.config import Address, Config
+from proxy.errors import CisternError, Denied
+from proxy.events import ConfigTaken
+from proxy.evict import Evict
+from proxy.explain import Explain
+from proxy.health import Health, Hearing, Look, LoopLag, oldest_s
+from proxy.holdings import Holdings
+from proxy.images import Images
+from proxy.journal import Journal
+from proxy.log import logger, public_url
+from proxy.metrics import Gauges, Metrics, Sample
+from proxy.oci import Digest
+from proxy.server.admin import Admin
+from proxy.server.certificate import Certificate, context_of
+from proxy.server.connection import Handler
+from proxy.server.desk import Desk
+from proxy.server.gate import Gate
+from proxy.server.listen import Listener, listen
+from proxy.server.registry import Registry
+
+log = logger("edge")
+
+CONTROL: Final = "control.sock"
+TOKEN: Final = "CISTERN_ADMIN_TOKEN"  # noqa: S105 - the variable's name
+
+
+class CannotListen(CisternError):
+    """An address cannot be bound."""
+
+
+@dataclass(slots=True)
+class Edge:
+    """The open addresses, and the rooms that only they need. `certificate` is None where no TLS is spoken."""
+
+    health: Health
+    registry: Registry
+    clients: Listener
+    admin: Listener
+    control: Listener
+    certificate: Certificate | None
+
+
+@asynccontextmanager
+async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
+    """Bind every address over the rooms. Raises CannotListen."""
+    config = rooms.config
+    Journal(monotonic=rooms.world.monotonic).listen(rooms.events)
+    health = await _open_health(rooms)
+    admin = Admin(_desk(rooms, health), token=rooms.world.environ.get(TOKEN) or None)
+    registry = registry_of(rooms, health, rooms.events.publish)
+    gate = Gate(registry, lambda: rooms.config.limits.max_connections, observe=rooms.events.publish)
+    control = Address(path=rooms.disk.directory.root / CONTROL)
+    certificate = _certificate(config)
+    async with AsyncExitStack() as stack:
+        # The last one bound is the first one closed: clients go before those who watch.
+        edge = Edge(
+            health=health,
+            registry=registry,
+            control=await _bound(stack, "the control socket", control, admin.over_control),
+            admin=await _bound(stack, "admin.listen", config.admin.listen, admin.over_tcp),
+            clients=await _bound(stack, "registry.listen", config.registry.listen, gate, certificate),
+            certificate=certificate,
+        )
+        _take(rooms, edge, config)
+        rooms.events.listen(ConfigTaken, lambda event: _take(rooms, edge, event.config, event.blocked))
+        yield edge
+
+
+async def _open_health(rooms: Rooms) -> Health:
+    """The judge, after its first judgement."""
+    config, world, current = rooms.config, rooms.world, rooms.current
+    hearing = Hearing(config.upstreams, config.credentials, monotonic=world.monotonic)
+    hearing.listen(rooms.events)
+    look = Look(rooms.disk, lambda: current.config.credentials, world.environ, rooms.tasks, clock=world.clock)
+    health = Health(lambda: rooms.rules, look, hearing, rooms.upstreams, rooms.tasks, monotonic=world.monotonic)
+    await health.judge()
+    rooms.tasks.start(health.run(), name="health: judge")
+    return health
+
+
+def _desk(rooms: Rooms, health: Health) -> Desk:
+    """What the admin address asks: rooms that only it needs are built here."""
+    ground = rooms.ground
+    lag = LoopLag(monotonic=rooms.world.monotonic)
+    rooms.tasks.start(lag.run(), name="loop lag")
+    gauges = Gauges(
+        downloads=lambda: len(rooms.downloads),
+        readers=lambda: rooms.downloads.readers,
+        breakers=lambda: _breakers(rooms),
+        rule_levels=lambda: {name: state.level for name, state in health.rule_states().items()},
+        loop_lag_s=lambda: lag.worst_s,
+        sample=lambda: _sample(rooms),
+    )
+    metrics = Metrics(lambda: rooms.rules, gauges, monotonic=rooms.world.monotonic)
+    metrics.listen(rooms.events)
+    holdings = Holdings(ground)
+    return Desk(
+        rooms.current,
+        health,
+        metrics,
+        lag,
+        index=ground.index,
+        tags=rooms.tags,
+        images=Images(ground, holdings, lambda: rooms.rules, rooms.capacity),
+        evict=Evict(ground, holdings, rooms.manifests, lambda: rooms.rules),
+        explain=Explain(
+            ground,
+            holdings,
+            rooms.current,
+            rooms.upstreams.endpoints,
+        ),
+    )
+
+
+def _breakers(rooms: Rooms) -> Iterator[tuple[str, str, bool]]:
+    for upstream in rooms.config.upstreams:
+        for endpoint in rooms.upstreams.endpoints(upstream):
+            yield upstream, public_url(endpoint.origin), endpoint.breaker.is_open
+
+
+async def _sample(rooms: Rooms) -> Sample:
+    jobs = await rooms.ground.index.jobs("queued")
+    ledger = rooms.capacity.ledger
+    taken = ledger.taken if ledger.known else None
+    return Sample(taken, rooms.capacity.cap, len(jobs), oldest_s(jobs, rooms.world.clock()))
+
+
+async def _bound(
+    stack: AsyncExitStack, key: str, address: Address, handler: Handler, certificate: Certificate | None = None
+) -> Listener:
+    try:
+        listener = await listen(address, handler, None if certificate is None else certificate.front)
+    except OSError as cause:
+        raise CannotListen(f"{key}: cannot listen on {address}: {cause.strerror or cause}") from cause
+    if address.path is not None:
+        stack.callback(_forget, address.path)
+    stack.push_async_callback(listener.close)
+    return listener
+
+
+def _forget(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _certificate(config: Config) -> Certificate | None:
+    files = config.registry.tls
+    return None if files is None else Certificate(context_of(files.certificate, files.key))
+
+
+def _take(rooms: Rooms, edge: Edge, config: Config, blocked: frozenset[Digest] = frozenset()) -> None:
+    """What another configuration changes at the addresses. A digest that must not be served or fetched any more ends
+    also where that is going on.
+    """
+    edge.clients.limit(config.limits.max_connections)
+    for digest in blocked:
+        rooms.downloads.forbid(digest, Denied(f"{digest} is on the block list of this cache"))
+    count = edge.registry.streams.cut(blocked)
+    if count:
+        log.warning("streams of blocked digests were cut", streams=count)
