@@ -1,0 +1,118 @@
+"""A real HAProxy in front of two or more members, checking each by the probe that the contract gives load balancers.
+
+Knows addresses and a rule's name; nothing of Cistern but its probe's path.
+"""
+
+import asyncio
+import csv
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.support.process import Server
+
+# http-check by the rule's probe; a member that cannot be reached is tried no second time for one request.
+CONFIG = """\
+global
+  maxconn 4096
+  stats socket {home}/stats.sock mode 600
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 120s
+  timeout server 120s
+  timeout check 3s
+  retries 2
+  retry-on conn-failure empty-response
+  option redispatch 1
+frontend registry
+  bind 127.0.0.1:{port}
+  default_backend members
+backend members
+  balance roundrobin
+  option httpchk
+  http-check send meth GET uri /-/rules/{rule}
+  http-check expect status 200
+  default-server check inter {inter_ms}ms fall 2 rise 1
+{servers}
+"""
+
+
+class HAProxy:
+    """`members` are name -> HOST:PORT; `rule` is what their probe is asked for."""
+
+    def __init__(self, home: Path, members: Mapping[str, str], rule: str, *, inter_ms: int = 200) -> None:
+        self.home = home
+        self.members = dict(members)
+        self.rule = rule
+        self.inter_ms = inter_ms
+        self._server: Server | None = None
+        self._port = 0
+
+    @property
+    def netloc(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.netloc}"
+
+    async def start(self) -> None:
+        """Start it, and return when it serves."""
+        self._port = self._port or _free_port()
+        await asyncio.to_thread(self._configure)
+        # -db: in the foreground. It says nothing when it is ready, but its socket is there then.
+        self._server = Server(["haproxy", "-db", "-f", self.home / "haproxy.cfg"])
+        async with asyncio.timeout(10):
+            while not await self._answers():
+                assert self._server.returncode is None, "\n".join(self._server.lines)
+                await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)
+            self._server = None
+
+    async def __aenter__(self) -> "HAProxy":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def states(self) -> dict[str, str]:
+        """What it thinks of each member: `UP`, `DOWN`, or on its way to one of them (`UP 1/2`)."""
+        reader, writer = await asyncio.open_unix_connection(self.home / "stats.sock")
+        writer.write(b"show stat\n")
+        text = (await reader.read()).decode()
+        writer.close()
+        rows = csv.DictReader(text.removeprefix("# ").splitlines())
+        return {row["svname"]: row["status"] for row in rows if row["svname"] in self.members}
+
+    async def until(self, **wanted: str) -> None:
+        """Wait until it thinks so of these members: `until(one="DOWN")`."""
+        async with asyncio.timeout(30):
+            while not wanted.items() <= (await self.states()).items():  # noqa: ASYNC110 - its checks are its own clock's
+                await asyncio.sleep(self.inter_ms / 4000)
+
+    def _configure(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        servers = "\n".join(f"  server {name} {netloc}" for name, netloc in self.members.items())
+        text = CONFIG.format(
+            home=self.home, port=self._port, rule=self.rule, inter_ms=self.inter_ms, servers=servers
+        )  # fmt: skip
+        (self.home / "haproxy.cfg").write_text(text)
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
