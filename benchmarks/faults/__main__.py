@@ -1,6 +1,7 @@
 """`python -m benchmarks.faults`: every fault row against Cistern and docker-registry; a table, and docs/faults.md.
 
-Exit code 0 when Cistern passed every row that was played, whatever its peer did; 1 when it did not; 2 for wrong use.
+With `--matrix` instead: real clients behind HAProxy and two Cisterns in every trouble, and docs/matrix.md.
+Exit code 0 when Cistern passed all that was played, whatever its peer did; 1 when it did not; 2 for wrong use.
 """
 
 import argparse
@@ -15,11 +16,12 @@ from benchmarks.faults import drain, report
 from benchmarks.faults.report import Played
 from benchmarks.faults.subjects import SUBJECTS
 from benchmarks.figures import CISTERN
-from tests.faults import playing
+from tests.faults import matrix, playing
+from tests.faults.matrix import TROUBLES, Cell
 from tests.faults.rows import ROWS, STALE, Row
 from tests.faults.stage import staged
 
-DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
+DOCS = Path(__file__).parents[2] / "docs"
 PATIENCE_S = 45.0  # longer than Cistern's default `stall` and one resume
 AT_ONCE = 4  # plays side by side: most of them wait
 
@@ -27,14 +29,31 @@ AT_ONCE = 4  # plays side by side: most of them wait
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the chosen rows, print what was seen, and write it down if asked."""
     chosen = _parser().parse_args(arguments)
-    rows = [row for row in ROWS if not chosen.row or any(word in row.name for word in chosen.row)]
-    played = asyncio.run(_all(rows, chosen))
     facts = machine.facts() | {"registry": machine.version_of("docker-registry", "--version")}
-    text = report.markdown(played, facts, PATIENCE_S)
+    if chosen.matrix:
+        cells, wrong = asyncio.run(_matrix(chosen.row or [""]))
+        text, good = report.matrix_markdown(cells, wrong, facts), not wrong
+    else:
+        rows = [row for row in ROWS if not chosen.row or any(word in row.name for word in chosen.row)]
+        played = asyncio.run(_all(rows, chosen))
+        text = report.markdown(played, facts, PATIENCE_S)
+        good = all(one.passed for one in played if one.subject == CISTERN)
     print(text)
-    if chosen.out is not None:
-        chosen.out.write_text(text)
-    return 0 if all(one.passed for one in played if one.subject == CISTERN) else 1
+    if chosen.out:
+        (DOCS / ("matrix.md" if chosen.matrix else "faults.md")).write_text(text)
+    return 0 if good else 1
+
+
+async def _matrix(words: Sequence[str]) -> tuple[list[Cell], list[str]]:
+    cells: list[Cell] = []
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="cm") as folder:
+        for number, trouble in enumerate(TROUBLES):
+            if any(word in trouble.name for word in words):
+                found, faults = await matrix.play(Path(folder) / str(number), trouble)
+                cells, wrong = cells + found, wrong + faults
+                print(f"{trouble.name}: {'; '.join(faults) or 'as it should be'}", file=sys.stderr)
+    return cells, wrong
 
 
 async def _all(rows: Sequence[Row], chosen: argparse.Namespace) -> list[Played]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.figures import CISTERN, REGISTRY
+from tests.faults.matrix import NOISE_S, WITHIN_S, Cell, table
 from tests.faults.playing import Seen
 
 HEAD = """\
@@ -20,6 +21,15 @@ while the upstream could not be asked, and nothing says so; `broken`: the connec
 `wrong`: a complete body of wrong bytes; `hung`: no end within {patience:.0f} s; a number: that status, `+` with
 Retry-After), then how often the upstream was asked for it, how many copies of the layer left the upstream, what is
 committed afterwards, and the slowest client's time.
+"""
+MATRIX_HEAD = """\
+# Trouble: what real clients get
+
+Written by `python -m benchmarks.faults --matrix`; every cell is one real pull of that run. skopeo, containerd's `ctr`
+and podman pull through HAProxy, which checks `/-/rules/NAME` of two Cisterns in front of one registry with a token
+realm; `fresh_for` is 0s, so every pull by tag wants a check. Held: all of the image is in both caches. Half: all but its
+last layer. Cold: nothing. A held image must pull within {within:g} s of that client's time while all was well
+(measured with {noise:g} s of tolerance, as two runs of a client differ by that much here).
 """
 
 
@@ -63,6 +73,18 @@ def markdown(played: Sequence[Played], facts: Mapping[str, object], patience_s: 
     for (name, fault, clients), found in sorted(by_row.items()):
         cells = [word for subject in (CISTERN, REGISTRY) for word in _cells(found.get(subject))]
         lines.append(f"| {name} | {fault} | {clients} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def matrix_markdown(cells: Sequence[Cell], wrong: Sequence[str], facts: Mapping[str, object]) -> str:
+    """The matrix as a document."""
+    lines = [
+        MATRIX_HEAD.format(within=WITHIN_S, noise=NOISE_S),
+        f"Machine: {facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}.\n",
+        table(cells),
+        "All is as it must be." if not wrong else "Not as it must be:\n",
+        *(f"- {' '.join(words.split())}" for words in wrong),
+    ]
     return "\n".join(lines) + "\n"
 
 
