@@ -27,8 +27,8 @@ MATRIX_HEAD = """\
 
 Written by `python -m benchmarks.faults --matrix`; every cell is one real pull of that run. skopeo, containerd's `ctr`
 and podman pull through HAProxy, which checks `/-/rules/NAME` of two Cisterns in front of one registry with a token
-realm; `fresh_for` is 0s, so every pull by tag wants a check. Held: all of the image is in both caches. Half: all but its
-last layer. Cold: nothing. A held image must pull within {within:g} s of that client's time while all was well
+realm; `fresh_for` is 0s, so every pull by tag wants a check. Held: all of the image is in both caches. Half: all but
+its last layer. Cold: nothing. A held image must pull within {within:g} s of that client's time while all was well
 (measured with {noise:g} s of tolerance, as two runs of a client differ by that much here).
 """
 

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -95,7 +96,14 @@ class Soak:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         clients = [self._client(number) for number in range(AT_ONCE)]
-        steady = [*clients, self.trouble.upstream(), self.trouble.moves(), self._probe(), self._tell()]
+        steady = [
+            *clients,
+            self.trouble.upstream(),
+            self.trouble.moves(),
+            self.trouble.reloads(),
+            self._probe(),
+            self._tell(),
+        ]
         running = [asyncio.ensure_future(one) for one in steady]
         lives = asyncio.ensure_future(self.trouble.lives())
         try:
@@ -126,7 +134,9 @@ class Soak:
         kinds, weights = zip(*CLIENTS, strict=True)
         while True:
             [kind] = rng.choices(kinds, weights)
-            await self._pull(kind, rng.choice(sorted(self.content.images)), rng)
+            repository = rng.choice(sorted(self.content.images))
+            if not self.weather.is_away:  # else a client would go elsewhere
+                await self._pull(kind, repository, rng)
             await asyncio.sleep(rng.uniform(*PAUSE_S))
 
     async def _pull(self, kind: Client, repository: str, rng: random.Random) -> None:
@@ -232,7 +242,8 @@ class Soak:
 
     def _judge_log(self) -> None:
         for line in self.cistern.log_lines():
-            expected = line.get("event") == "wrong content" and line.get("where") in ("upstream", "resume")
+            refused = line.get("event") == "config refused, the old one stays"
+            expected = refused or (line.get("event") == "wrong content" and line.get("where") in ("upstream", "resume"))
             if line.get("level") in ("error", "critical") and not expected:
                 self.report.fault(f"the log: {str(line)[:600]}")
         output = self.cistern.output()
@@ -253,8 +264,9 @@ async def soak(home: Path, seed: int, say: Callable[[str], None]) -> AsyncIterat
         content = Content(registry, random.Random(f"{seed}/content"))
         content.fill()
         upstreams = {HOST: {"endpoints": [{"url": road.url}], **UPSTREAM}}
-        cistern = CisternProcess(home / "cistern", {**CONFIG, "upstreams": upstreams})
+        config = deepcopy(CONFIG) | {"upstreams": upstreams}
+        cistern = CisternProcess(home / "cistern", config)
         await stack.enter_async_context(cistern)
         scratch = home / "scratch"
         scratch.mkdir()
-        yield Soak(Trouble(content, Weather(), road, cistern, seed), scratch, say)
+        yield Soak(Trouble(content, Weather(), road, cistern, seed, config), scratch, say)

@@ -7,8 +7,8 @@ machine's. Actors run until they are cancelled, and leave everything healed.
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import aiohttp
 
@@ -24,6 +24,9 @@ CALM_S: Final = (0.5, 4.0)  # between two troubles of the upstream
 TROUBLE_S: Final = (0.3, 3.0)
 MOVE_S: Final = (0.5, 1.5)
 LIFE_S: Final = (6.0, 14.0)  # from one start of Cistern to its next end
+RELOAD_S: Final = (1.0, 4.0)
+# Configurations that are refused: no YAML, an unknown key, a rule whose upstream does not exist.
+BROKEN: Final = ("upstreams: [", "registry: {listn: ':1'}\n", "rules: [{name: x, repository: a/*, upstream: none/*}]\n")
 VERSIONS: Final = 3  # images that a repository keeps
 
 
@@ -36,6 +39,8 @@ class Trouble:
     road: FaultProxy
     cistern: CisternProcess
     seed: int
+    config: dict[str, Any]
+    _configuring: asyncio.Lock = field(default_factory=asyncio.Lock)  # nobody starts from a broken file
 
     def chance(self, actor: str) -> random.Random:
         return random.Random(f"{self.seed}/{actor}")
@@ -117,6 +122,10 @@ class Trouble:
 
     async def _restart(self, kind: str) -> None:
         """Never left half done: who is cancelled meanwhile finds Cistern running."""
+        async with self._configuring:
+            await self._end_and_start(kind)
+
+    async def _end_and_start(self, kind: str) -> None:
         with self.weather.period(kind):
             if kind == "killed":
                 await self.cistern.kill()
@@ -124,6 +133,30 @@ class Trouble:
                 code = await self.cistern.terminate()
                 assert code == 0, f"after SIGTERM it ended with {code}"
             await self.cistern.start()
+
+    async def reloads(self) -> None:
+        """The file changes, to something good or to something that is refused and then mended."""
+        rng = self.chance("reloads")
+        while True:
+            await asyncio.sleep(rng.uniform(*RELOAD_S))
+            broken = rng.choice((None, *BROKEN))
+            self.config["tags"]["fresh_for"] = rng.choice(("1s", "2s"))
+            await asyncio.shield(asyncio.ensure_future(self._reload(broken)))
+
+    async def _reload(self, broken: str | None) -> None:
+        async with self._configuring:
+            if broken is not None:
+                with self.weather.period("broken reload"):
+                    await self._configured(broken, "config refused, the old one stays")
+            with self.weather.period("reload"):
+                await self._configured(self.config, "config taken over")
+
+    async def _configured(self, config: dict[str, Any] | str, event: str) -> None:
+        """Write the file, ask by SIGHUP, and wait until it says so."""
+        since = self.cistern.said
+        self.cistern.configure(config)
+        self.cistern.reload()
+        await self.cistern.logged(lambda line: line["event"] == event, since=since)
 
     # Content
 

@@ -44,6 +44,11 @@ class Weather:
         finally:
             made.end = asyncio.get_running_loop().time()
 
+    @property
+    def is_away(self) -> bool:
+        """Whether Cistern is away now."""
+        return any(period.kind in AWAY and period.end is None for period in self.periods)
+
     def excuses(self, start: float, end: float, *, held: bool) -> str | None:
         """The trouble for which a pull between `start` and `end` may have failed; None: there was none.
 

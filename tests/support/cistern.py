@@ -137,11 +137,21 @@ class CisternProcess:
         """Its structured log lines."""
         return [json.loads(line) for line in self.output().splitlines() if line.startswith("{")]
 
-    async def logged(self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = 10.0) -> dict[str, Any]:
-        """The first log line of this life that is `wanted`; waits for it."""
+    @property
+    def said(self) -> int:
+        """How many lines it has written in this life."""
+        return len(self._server.lines) if self._server is not None else 0
+
+    async def logged(
+        self, wanted: Callable[[dict[str, Any]], bool], *, since: int = 0, timeout_s: float = 10.0
+    ) -> dict[str, Any]:
+        """The first log line of this life, from line number `since` on, that is `wanted`; waits for it."""
         assert self._server is not None
         line = await asyncio.to_thread(
-            self._server.wait_for, lambda text: text.startswith("{") and wanted(json.loads(text)), timeout_s=timeout_s
+            self._server.wait_for,
+            lambda text: text.startswith("{") and wanted(json.loads(text)),
+            since=since,
+            timeout_s=timeout_s,
         )
         return dict(json.loads(line))
 
