@@ -88,9 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8], metavar="N")
     parser.add_argument("--subject", action="append", choices=sorted(SUBJECTS), help="one of the caches alone")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, metavar="N", help="plays side by side")
-    parser.add_argument(
-        "--out", type=Path, nargs="?", const=DOCS, metavar="FILE", help=f"write the table ({DOCS.name})"
-    )
+    parser.add_argument("--matrix", action="store_true", help="play the matrix; --row then chooses its troubles")
+    parser.add_argument("--out", action="store_true", help="write the table to docs/")
     return parser
 
 
