@@ -74,7 +74,8 @@ class Hydrate:
         self._wake = asyncio.Event()
         self._rested = asyncio.Event()  # set when a job has been tried
         self._heard: asyncio.Queue[ManifestFetched | BlobAsked] = asyncio.Queue(HEARD_MAX)
-        self._working: set[tuple[Place, Digest]] = set()
+        self._working: dict[tuple[Place, Digest], asyncio.Task[None]] = {}
+        self._parked = asyncio.Event()
         self._noted: LRUCache[tuple[Place, Digest], bool] = LRUCache(SEEN_MAX)
         self._seen: TTLCache[tuple[Place, Digest], bool] = TTLCache(SEEN_MAX, SEEN_S, timer=ground.clock)
         ground.events.listen(ManifestFetched, lambda event: self._hear(event, self._noted))
@@ -136,16 +137,24 @@ class Hydrate:
         return all([await self._pull.holds(image.place, digest) for digest, _size, _is_manifest in children])
 
     async def run(self) -> None:
-        """Work the queue until cancelled: jobs that are due, the oldest first."""
-        while True:
+        """Work the queue until cancelled or parked: jobs that are due, the oldest first."""
+        while not self._parked.is_set():
             self._wake.clear()  # before looking: what comes meanwhile is looked at next
             for job in await self.queued():
                 key = (job.place, job.manifest)
                 if job.due_at <= self._clock() and key not in self._working:
                     await self._images.acquire()
-                    self._working.add(key)
-                    self._tasks.start(self._work(job), name=f"hydrate {job.manifest}")
+                    if self._parked.is_set():
+                        return
+                    self._working[key] = self._tasks.start(self._work(job), name=f"hydrate {job.manifest}")
             await self._wait(self._wake.wait(), IDLE_S)
+
+    def park(self) -> None:
+        """Begin nothing more and let go of what is at work: its job stays queued, for the next start."""
+        self._parked.set()
+        for task in self._working.values():
+            task.cancel()
+        self._wake.set()
 
     async def queued(self) -> Sequence[Job]:
         """Jobs that have not ended, by when they are due."""
@@ -175,7 +184,7 @@ class Hydrate:
             await self._index.save_job(ended)
         finally:
             self._images.release()
-            self._working.discard((job.place, job.manifest))
+            del self._working[(job.place, job.manifest)]
             self._wake.set()
             self._rested.set()
         if ended.state != "queued":

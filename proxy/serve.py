@@ -59,6 +59,7 @@ async def serve(
         announce(f"cistern ready registry={edge.clients.url} admin={edge.admin.url} control={edge.control.url}")
         log.info("ready", version=__version__, pid=os.getpid(), registry=edge.clients.url, admin=edge.admin.url)
         await signals.stop.wait()
+        rooms.hydrate.park()  # behind clients in the end as well: they do not wait for it
         await drain(edge, rooms.config.registry.drain_s)
     log.info("stopped")
     return 0

@@ -104,6 +104,26 @@ async def test_unfinished_jobs_go_on_after_a_restart(cache_dir: Path, registry: 
         assert all(proxy.stored(part.digest) == part.data for part in image.blobs)
 
 
+async def test_a_parked_queue_begins_nothing_and_forgets_nothing(
+    proxy: Proxy, registry: Registry, image: Image
+) -> None:
+    """What was at work is let go of, as if it had never been tried; what comes after waits; clients are served."""
+    other = registry.add("team/other", "1", manifest(blob(500, seed=7), blob(600, seed=8)))
+    gate = registry.hold(image.blobs[-1].digest, after_bytes=1000)
+    await proxy.ask(f"{APP}/manifests/1")
+    await proxy.pull(image.blobs[0])
+    await gate.reached()
+    proxy.rooms.hydrate.park()
+    await proxy.ask("team/other/manifests/1")
+    assert (await proxy.pull(other.blobs[0], "team/other")).status == 200
+    await proxy.rooms.hydrate.heard()
+    await settled()
+    jobs = await proxy.rooms.hydrate.queued()
+    assert {(job.manifest, job.attempts) for job in jobs} == {(image.digest, 0), (other.digest, 0)}
+    assert registry.requests_for(other.blobs[1].digest) == 0
+    gate.open()
+
+
 async def test_hopeless_jobs_end_visibly(proxy: Proxy, registry: Registry, image: Image) -> None:
     """A layer that the upstream denies ends the job as failed, with the reason, and what could be had is kept."""
     proxy.hear(HydrationEnded)

@@ -137,6 +137,52 @@ async def test_a_running_stream_ends_whole(
     assert not served.control.exists()
 
 
+async def test_twenty_streams_end_whole_and_five_hydrations_are_parked(short_tmp: Path, registry: Registry) -> None:
+    """SIGTERM in the middle of all (F27): every stream is whole and the exit code 0; what is left on disk is what a
+    restart goes on from, and it does, to the end.
+    """
+    layers = [registry.add_blob("team/app", images.blob(SIZE, seed=n)) for n in range(20)]
+    pictures = [
+        registry.add(f"team/{n}", "1", images.manifest(images.blob(500, seed=n), images.blob(SIZE, seed=99 + n)))
+        for n in range(5)
+    ]
+    served = CisternProcess(short_tmp / "cistern", config(registry, hydrate={"concurrency": 5}))
+    async with served:
+        gates = [registry.hold(blob.digest, after_bytes=SIZE // 2) for blob in layers]
+        parked = [registry.hold(picture.layers[1].digest, after_bytes=SIZE // 2) for picture in pictures]
+        for number, picture in enumerate(pictures):
+            for path in (f"manifests/{picture.digest}", f"blobs/{picture.layers[0].digest}"):
+                pulled = await asked(served.registry_url, f"/v2/hub.test/team/{number}/{path}")
+                await pulled.rest()
+        for gate in parked:  # first: beside clients none would begin
+            await gate.reached()
+        pulls = [await asked(served.registry_url, f"/v2/hub.test/team/app/blobs/{blob.digest}") for blob in layers]
+        for gate in gates:
+            await gate.reached()
+        await draining(served, signal.SIGTERM)
+        for path, status in (("/readyz", 503), ("/livez", 200)):
+            probe = await asked(served.admin_url, path)
+            assert probe.status == status
+            await probe.leave()
+        for gate in gates:
+            gate.open()
+        assert [await pulling.rest() for pulling in pulls] == [blob.data for blob in layers]
+        assert await asyncio.wait_for(served.ended(), 20) == 0
+        left = {path.suffix for path in (served.cache_dir / "parts").iterdir()}
+        assert left <= {".part", ".map"}
+        assert {blob.digest for blob in layers} <= stored(served.cache_dir)
+        registry.heal()
+        await served.start()
+        done: set[str] = set()
+
+        def all_are_done(line: dict[str, Any]) -> bool:
+            done.update({line["manifest"]} if line["event"] == "hydration ended" and line["result"] == "done" else ())
+            return len(done) == len(pictures)
+
+        await served.logged(all_are_done)
+        assert {picture.layers[1].digest for picture in pictures} <= stored(served.cache_dir)
+
+
 async def test_what_a_drain_has_kept_is_whole(served: CisternProcess, registry: Registry, layer: Blob) -> None:
     """The blob that streamed while the server drained is in the store when it has ended."""
     async with served:
