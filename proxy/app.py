@@ -1,9 +1,10 @@
 """Builds every room once, in dependency order, and closes it in reverse. No room builds its neighbours."""
 
+import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ class World:
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     rng: Callable[[], float] = random.random
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     resolver: Resolver | None = None
 
@@ -87,6 +89,8 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
                 tasks,
                 clock=world.clock,
                 monotonic=world.monotonic,
+                rng=world.rng,
+                sleep=world.sleep,
                 environ=world.environ,
                 resolver=world.resolver,
                 on_request=events.publish,
@@ -165,6 +169,7 @@ def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, ev
         clock=world.clock,
         monotonic=world.monotonic,
         rng=world.rng,
+        sleep=world.sleep,
     )
 
 

@@ -4,6 +4,7 @@ An error carries facts (which upstream, how long to wait); only this table knows
 Codes are those of the OCI distribution spec 1.1 ("Error Codes"), plus the reference registry's UNKNOWN and UNAVAILABLE.
 """
 
+import enum
 from typing import Final
 
 
@@ -111,11 +112,32 @@ class NotKept(Overloaded):
         return self.why
 
 
-# What an upstream did.
+# What an upstream did. What follows from each class of failure stands in `failures`.
+
+
+class Failure(enum.Enum):
+    """How an upstream failed. The values are bounded words for logs, metrics and health."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    SLOW = "slow"
+    SERVER_ERROR = "server_error"
+    CUT = "cut"
+    LEFT_ALONE = "left_alone"
+    THROTTLED = "throttled"
+    DENIED = "denied"
+    CREDENTIAL_REFUSED = "credential_refused"
+    CREDENTIAL_UNAVAILABLE = "credential_unavailable"
+    NOT_FOUND = "not_found"
+    BAD_CONTENT = "bad_content"
 
 
 class UpstreamFault(CisternError):
-    """An upstream could not give what it should; `upstream` names it."""
+    """An upstream could not give what it should; `upstream` names it, `failure` is the class of it."""
+
+    failure: Failure = Failure.BAD_CONTENT
 
     def __init__(self, upstream: str, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(f"upstream {upstream}: {message}")
@@ -126,17 +148,44 @@ class UpstreamFault(CisternError):
 class UpstreamUnavailable(UpstreamFault):
     """Unreachable, 5xx, or its breaker is open: an outage."""
 
+    failure = Failure.CONNECT
+
+    def __init__(
+        self, upstream: str, message: str, retry_after_s: float | None = None, *, failure: Failure | None = None
+    ) -> None:
+        super().__init__(upstream, message, retry_after_s)
+        if failure is not None:
+            self.failure = failure
+
 
 class UpstreamTimeout(UpstreamFault):
     """It did not answer in time: an outage."""
 
+    failure = Failure.TIMEOUT
+
+
+class UpstreamSlow(UpstreamTimeout):
+    """It has not answered within `check_within`: what is held is served, and the check goes on."""
+
+    failure = Failure.SLOW
+
 
 class UpstreamThrottled(UpstreamFault):
-    """429: come back after `retry_after_s`."""
+    """429: come back after `retry_after_s`. A pull limit is one on GET of manifests alone, for hours."""
+
+    failure = Failure.THROTTLED
+
+    def __init__(
+        self, upstream: str, message: str, retry_after_s: float | None = None, *, is_pull_limit: bool = False
+    ) -> None:
+        super().__init__(upstream, message, retry_after_s)
+        self.is_pull_limit = is_pull_limit
 
 
 class UpstreamLied(UpstreamFault):
     """It answered what cannot be true: another digest, a short body, HTML. Never an outage, never stored."""
+
+    failure = Failure.BAD_CONTENT
 
 
 class WrongDigest(UpstreamLied):
@@ -150,9 +199,13 @@ class DialRefused(UpstreamLied):
 class UpstreamNotFound(UpstreamFault):
     """404 after authentication; the caller says what kind of thing is missing."""
 
+    failure = Failure.NOT_FOUND
+
 
 class UpstreamDenied(UpstreamFault):
     """401 or 403 with fresh credentials. `anonymous` says that none were sent."""
+
+    failure = Failure.DENIED
 
     def __init__(self, upstream: str, message: str, *, credentials: str | None) -> None:
         super().__init__(upstream, message)
@@ -166,13 +219,19 @@ class UpstreamDenied(UpstreamFault):
 class CredentialUnavailable(UpstreamUnavailable):
     """The credential or token could not be obtained: an outage, not a denial."""
 
+    failure = Failure.CREDENTIAL_UNAVAILABLE
+
 
 class CredentialRefused(UpstreamDenied):
     """The token realm refused the credential itself."""
 
+    failure = Failure.CREDENTIAL_REFUSED
+
 
 class TransferFailed(UpstreamFault):
     """A transfer ended without its whole, verified body after bytes had flowed."""
+
+    failure = Failure.CUT
 
 
 ANSWERS: Final[dict[type[CisternError], tuple[int, str]]] = {

@@ -9,8 +9,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.errors import CisternError, ManifestUnknown, NotHere, UpstreamDenied, UpstreamNotFound, UpstreamTimeout
+from proxy.errors import CisternError, ManifestUnknown, NotHere, UpstreamNotFound, UpstreamSlow
 from proxy.events import NotStored, TagMoved, TagStale
+from proxy.failures import Stale, policy_of
 from proxy.flights import Flights
 from proxy.freshness import Freshness, TagPolicy, TagRecord, Verdict, judge
 from proxy.ground import Ground
@@ -113,7 +114,7 @@ class Tags:
                     renewed, outcome = await asyncio.shield(check)
                 return Resolved(renewed.descriptor, outcome)
             except TimeoutError:
-                failure = UpstreamTimeout(route.source.upstream, f"no answer within {policy.check_within_s:g} s")
+                failure = UpstreamSlow(route.source.upstream, f"no answer within {policy.check_within_s:g} s")
             except CisternError as error:
                 failure = error
                 self._failed.note(key, error, FAILED_FOR_S)
@@ -177,9 +178,11 @@ def _checked_outcome(status: int) -> Outcome:
 
 
 def _may_serve(failure: CisternError, policy: TagPolicy) -> bool:
-    """Whether this failure lets a held tag be served: definite answers follow the policy, an outage does."""
-    if isinstance(failure, NotHere | UpstreamNotFound):
-        return policy.on_not_found is Verdict.SERVE_STALE
-    if isinstance(failure, UpstreamDenied):
-        return policy.on_denied is Verdict.SERVE_STALE
-    return True
+    """Whether this failure lets a held tag be served: the failure's class says by which key."""
+    match policy_of(failure).stale:
+        case Stale.ON_NOT_FOUND:
+            return policy.on_not_found is Verdict.SERVE_STALE
+        case Stale.ON_DENIED | Stale.CREDENTIAL_GRACE:
+            return policy.on_denied is Verdict.SERVE_STALE
+        case Stale.STALE_FOR:
+            return True

@@ -27,6 +27,7 @@ Whole = Annotated[int, PlainValidator(units.whole)]
 Positive = Annotated[int, PlainValidator(units.positive)]
 Size = Annotated[int, PlainValidator(units.positive_size)]
 MaxShare = Annotated[units.Share, PlainValidator(units.positive_share)]
+Fraction = Annotated[float, PlainValidator(units.fraction)]
 FreeShare = Annotated[units.Share, PlainValidator(units.share)]
 Seconds = Annotated[float, PlainValidator(units.seconds)]
 PositiveSeconds = Annotated[float, PlainValidator(units.positive_seconds)]
@@ -146,6 +147,7 @@ class HydrateConfig(Section):
     image: HydrateImage = "pulled_platforms"
     concurrency: Positive = 4
     max_bandwidth: SizeOrNone = None  # bytes per second
+    quota_reserve: Fraction = 0.2
 
 
 class RuleHydrateConfig(Section):

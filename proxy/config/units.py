@@ -112,6 +112,14 @@ def share(value: object) -> Share:
     return Share(percent=percent)
 
 
+def fraction(value: object) -> float:
+    """A percentage as a number from 0 to 1."""
+    match = PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) > 100:
+        raise ValueError("must be a percentage such as 20%, at most 100%")
+    return float(match[1]) / 100
+
+
 def positive_share(value: object) -> Share:
     found = share(value)
     if found.bytes == 0 or found.percent == 0:

@@ -7,7 +7,7 @@ after a splice or on a kept part means one fetch from zero before the upstream i
 next alternate.
 """
 
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final
 
 from proxy.downloads.appender import Appender
@@ -171,15 +171,21 @@ class Fill:
     async def _ask(self, stack: AsyncExitStack, source: Source) -> BlobBody:
         """The body from the frontier on. A Range answer that lies (another start, 416) is asked again from zero."""
         offset = self.part.frontier if self._ask_ranges else 0
-        priority = Priority.CLIENT if self._transfer.readers else Priority.BACKGROUND
-        digest, upstreams = self._transfer.digest, self._ground.upstreams
+        transfer, upstreams = self._transfer, self._ground.upstreams
+
+        def body(offset: int) -> AbstractAsyncContextManager[BlobBody]:
+            priority = Priority.CLIENT if transfer.readers else Priority.BACKGROUND
+            return upstreams.get_blob(
+                source, transfer.digest, offset=offset, priority=priority, is_urgent=lambda: bool(transfer.readers)
+            )
+
         try:
-            return await stack.enter_async_context(upstreams.get_blob(source, digest, offset=offset, priority=priority))
+            return await stack.enter_async_context(body(offset))
         except UpstreamLied:
             if not offset:
                 raise
             self._ask_ranges = False
-        return await stack.enter_async_context(upstreams.get_blob(source, digest, priority=priority))
+        return await stack.enter_async_context(body(0))
 
     def _agreed_size(self, body: BlobBody, hint: int | None) -> int | None:
         """The blob's size, if anybody told it; raises UpstreamLied when what is told does not agree."""

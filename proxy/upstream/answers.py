@@ -16,6 +16,7 @@ from yarl import URL
 from proxy.errors import (
     DialRefused,
     DigestInvalid,
+    Failure,
     UpstreamDenied,
     UpstreamFault,
     UpstreamLied,
@@ -24,6 +25,7 @@ from proxy.errors import (
     UpstreamUnavailable,
 )
 from proxy.oci import Digest, bare_media_type
+from proxy.upstream import quota
 from proxy.upstream.trust import UrlOdd, host_of, parse_url
 
 Headers = CIMultiDictProxy[str] | CIMultiDict[str]
@@ -37,7 +39,6 @@ LINK: Final = re.compile(
 )
 REL_NEXT: Final = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\b)", re.IGNORECASE)
 PLAIN: Final = re.compile(r"[\x20-\x7e]{1,256}", re.ASCII)
-QUOTA: Final = re.compile(r"\s*(\d{1,12})", re.ASCII)
 # protocol U23: registries say "not found" in these codes, whatever status they pick.
 NOT_FOUND_CODES: Final = frozenset(
     {"MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN", "NOT_FOUND", "NAME_INVALID", "TAG_INVALID", "404"}
@@ -106,24 +107,27 @@ def plain(upstream: str, headers: Headers, name: str) -> str | None:
     return text if text is not None and PLAIN.fullmatch(text) else None
 
 
-def quota_remaining(headers: Headers) -> int | None:
-    """Docker Hub's `ratelimit-remaining: 98;w=21600` (protocol U20)."""
-    match = QUOTA.match(headers.get("RateLimit-Remaining", ""))
-    return int(match[1]) if match else None
-
-
 def retry_after(headers: Headers, now: float) -> float | None:
-    """Retry-After in seconds from `now` (Unix time), from 0 to an hour; seconds or an HTTP date; None if unreadable."""
+    """Retry-After in seconds, from 0 to an hour; None if there is none, or none that makes sense. A date is held
+    against the answer's own Date where it has one: our clock (`now`, Unix time) may be wrong.
+    """
     text = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"-?\d{1,18}(\.\d+)?", text, re.ASCII):
-        seconds = float(text)
-    else:
-        try:
-            when = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
-    return min(max(seconds, 0.0), RETRY_AFTER_MAX_S)
+    if re.fullmatch(r"\d{1,18}(\.\d+)?", text, re.ASCII):
+        return min(float(text), RETRY_AFTER_MAX_S)
+    when = _date(text)
+    if when is None:
+        return None
+    told_at = _date(headers.get("Date", "").strip())
+    return min(max(when - (now if told_at is None else told_at), 0.0), RETRY_AFTER_MAX_S)
+
+
+def _date(text: str) -> float | None:
+    """An HTTP date as Unix time."""
+    try:
+        when = parsedate_to_datetime(text)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
 
 
 def next_query(upstream: str, headers: Headers, asked: URL) -> dict[str, str] | None:
@@ -160,6 +164,11 @@ def error_codes(body: bytes) -> set[str]:
     return {str(error.get("code", "")).upper() for error in errors if isinstance(error, dict)}
 
 
+def _is_used_up(headers: Headers) -> bool:
+    left = quota.read(headers)
+    return left is not None and left.remaining == 0
+
+
 def fault(
     upstream: str, status: int, headers: Headers, body: bytes, *, credentials: str | None, now: float
 ) -> UpstreamFault:
@@ -167,9 +176,12 @@ def fault(
     wait_s = retry_after(headers, now)
     codes = error_codes(body)
     if status == 429 or (status in (401, 403) and "TOOMANYREQUESTS" in codes):
-        return UpstreamThrottled(upstream, "it asks us to slow down (429)", wait_s)
+        # Docker Hub's pull limit says so in its JSON; its abuse limit is plain text (protocol U21).
+        is_pull_limit = "TOOMANYREQUESTS" in codes and (b"pull rate limit" in body or _is_used_up(headers))
+        what = "the pull limit is reached" if is_pull_limit else "it asks us to slow down"
+        return UpstreamThrottled(upstream, f"{what} ({status})", wait_s, is_pull_limit=is_pull_limit)
     if status >= 500:
-        return UpstreamUnavailable(upstream, f"it answered {status}", wait_s)
+        return UpstreamUnavailable(upstream, f"it answered {status}", wait_s, failure=Failure.SERVER_ERROR)
     if status in (404, 410) or (status == 400 and codes & NOT_FOUND_CODES):
         return UpstreamNotFound(upstream, "it does not have this")
     if status in (401, 403, 451) or (status == 400 and codes & {"DENIED", "UNAUTHORIZED"}):

@@ -14,7 +14,7 @@ from proxy.errors import CredentialRefused, DialRefused
 from proxy.upstream import challenge, trust
 from proxy.upstream.challenge import Challenge
 from proxy.upstream.credentials import Credentials
-from proxy.upstream.session import Exchange
+from proxy.upstream.exchange import Exchange
 from proxy.upstream.token import TokenKey, Tokens
 from proxy.upstream.trust import Trusted, UrlOdd
 

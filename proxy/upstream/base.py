@@ -1,7 +1,7 @@
 """The port to upstream registries: what may be asked, and what comes back. Frozen facts, already checked for shape."""
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,9 +74,22 @@ class Upstreams(Protocol):
         """Show that the repository holds a blob; its size if told. HEAD, else GET of one byte (U16)."""
 
     def get_blob(
-        self, source: Source, digest: Digest, *, offset: int = 0, priority: Priority = Priority.CLIENT
+        self,
+        source: Source,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        priority: Priority = Priority.CLIENT,
+        is_urgent: Callable[[], bool] = lambda: False,
     ) -> AbstractAsyncContextManager[BlobBody]:
-        """Receive a blob from `offset` on (`Range: bytes=OFFSET-`); leaving the context closes the connection."""
+        """Receive a blob from `offset` on (`Range: bytes=OFFSET-`); leaving the context closes the connection.
+
+        BACKGROUND may be refused (UpstreamThrottled) for the sake of clients, and is held to the bandwidth of
+        hydration until `is_urgent` says that a client waits for this body after all.
+        """
+
+    def in_trouble(self, source: Source) -> bool:
+        """Whether an endpoint of the source is left alone now, so that what it lacks is not known."""
 
     async def tags(self, source: Source, query: dict[str, str]) -> Listing: ...
 

@@ -3,16 +3,17 @@
 Invariant: `BlobBody.start` is where the bytes really begin; an answer that cannot prove it is a lie.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
-from proxy.errors import UpstreamLied, UpstreamUnavailable
+from proxy.errors import Failure, UpstreamLied, UpstreamUnavailable
 from proxy.oci import Digest
 from proxy.upstream import answers
+from proxy.upstream.bandwidth import never
 from proxy.upstream.base import BlobBody, Priority
 from proxy.upstream.endpoint import Ask, Endpoint
-from proxy.upstream.session import Exchange
+from proxy.upstream.exchange import Exchange
 
 NO_HEAD_HERE: Final = frozenset({405, 501})
 
@@ -50,18 +51,20 @@ async def receive(
     *,
     offset: int,
     priority: Priority,
+    is_urgent: Callable[[], bool],
     limit: int,
 ) -> AsyncIterator[BlobBody]:
     """The bytes from `offset` on, or from 0 if the upstream knows no ranges; never more than `limit` in all."""
     headers = {"Range": f"bytes={offset}-"} if offset > 0 else {}
-    async with endpoint.ask(_ask("GET", repository, digest, credentials, headers, priority)) as answer:
+    async with endpoint.ask(_ask("GET", repository, digest, credentials, headers, priority, is_urgent)) as answer:
         if answer.status not in (200, 206, 416) or (answer.status != 200 and offset == 0):
             raise await endpoint.fault(answer, credentials)
         start, stop, size = _extent(endpoint.upstream, answer, offset)
         if max(size or 0, stop or 0) > limit:
             raise UpstreamLied(endpoint.upstream, f"the blob is larger than {limit} bytes")
-        chunks = _empty() if answer.status == 416 else _bounded(endpoint, answer, start, stop, limit)
-        yield BlobBody(start, size, chunks, endpoint.origin)
+        generated = _empty() if answer.status == 416 else _bounded(endpoint, answer, start, stop, limit)
+        async with aclosing(generated) as chunks:
+            yield BlobBody(start, size, chunks, endpoint.origin)
 
 
 def _extent(upstream: str, answer: Exchange, offset: int) -> tuple[int, int | None, int | None]:
@@ -87,20 +90,21 @@ def _extent(upstream: str, answer: Exchange, offset: int) -> tuple[int, int | No
 
 async def _bounded(
     endpoint: Endpoint, answer: Exchange, start: int, stop: int | None, limit: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The body's chunks; one that ends early is a cut, one that does not end in time is a lie."""
     place = start
     end = limit if stop is None else stop
-    async for chunk in answer.chunks():
-        place += len(chunk)
-        if place > end:
-            raise UpstreamLied(endpoint.upstream, "its blob is longer than it may be")
-        yield chunk
+    async with aclosing(answer.chunks()) as chunks:
+        async for chunk in chunks:
+            place += len(chunk)
+            if place > end:
+                raise UpstreamLied(endpoint.upstream, "its blob is longer than it may be")
+            yield chunk
     if stop is not None and place < stop:
-        raise UpstreamUnavailable(endpoint.upstream, "its answer was cut short")
+        raise UpstreamUnavailable(endpoint.upstream, "its answer was cut short", failure=Failure.CUT)
 
 
-async def _empty() -> AsyncIterator[bytes]:
+async def _empty() -> AsyncGenerator[bytes, None]:
     nothing: tuple[bytes, ...] = ()
     for chunk in nothing:
         yield chunk
@@ -113,6 +117,7 @@ def _ask(
     credentials: str | None,
     headers: dict[str, str] | None = None,
     priority: Priority = Priority.CLIENT,
+    is_urgent: Callable[[], bool] = never,
 ) -> Ask:
     return Ask(
         kind="blob",
@@ -121,4 +126,5 @@ def _ask(
         headers=headers or {},
         credentials=credentials,
         priority=priority,
+        is_urgent=is_urgent,
     )

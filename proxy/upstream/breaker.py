@@ -2,10 +2,12 @@
 
 pybreaker by itself lets every waiting call through at half-open, counts a leaving client as a failure (or, excluded, as
 a success that closes the circuit), and takes the late results of an older state. Here a call asks first (`enter`),
-and reports last, once, what it learnt of the upstream's health; cancellations and bad content report nothing.
-Knows no HTTP. Invariant: at most one call runs while the circuit is half open.
+and reports last, once, what it learnt of the upstream's health; cancellations and bad content report nothing. No call
+of a client is ever the probe: while the circuit is open only `probe` enters, one at a time, sent by the `Prober`.
+Knows no HTTP.
 """
 
+import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,13 +19,15 @@ import pybreaker
 from proxy.upstream.settings import BreakerSettings
 
 CALLS_MAX: Final = 4096
+DOUBLINGS_MAX: Final = 2  # a probe is due after reset_after, twice that, then four times that, and no longer
+JITTER: Final = 0.2  # of the wait, on top: members that fail together must not come back together
 
 
 class CircuitOpen(Exception):
-    """No call now; `retry_after_s` until the next may try."""
+    """No call now; `retry_after_s` until it is worth another try."""
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"the circuit is open for {retry_after_s:.1f} s more")
+        super().__init__(f"the circuit is open; the next probe is due in {retry_after_s:.1f} s")
         self.retry_after_s = retry_after_s
 
 
@@ -31,22 +35,40 @@ class _Failed(Exception):
     """What pybreaker is told of a failed call."""
 
 
+def nobody() -> None:
+    """Nobody hears of the opening."""
+
+
 class Breaker:
-    """Opens after `failures` in a row, or `failures` within `window_s` that are more than half of its calls; after
-    `reset_after_s` one probe decides.
+    """Opens after `failures` in a row, or `failures` within `window_s` that are more than half of its calls; a probe
+    that succeeds closes it. Until a call has then succeeded too, the first failure opens it again: an endpoint may
+    answer the probe and nothing else.
     """
 
-    def __init__(self, settings: BreakerSettings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: BreakerSettings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+        on_open: Callable[[], None] = nobody,
+    ) -> None:
         self._settings = settings
         self._monotonic = monotonic
+        self._rng = rng
+        self._on_open = on_open
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=settings.failures, reset_timeout=settings.reset_after_s, throw_new_error_on_trip=False
         )
-        self._opened_at = 0.0
         self._generation = 0
         self._probe: Call | None = None
         self._calls: deque[tuple[float, bool]] = deque()
         self._failures = 0
+        self._openings = 0  # since it was last well for a whole window: what the wait doubles with
+        self._on_trial = False
+        self._closed_at = 0.0
+        self._probe_at = 0.0
+        self.opened_at: float | None = None  # of the first opening in a row
 
     @property
     def state(self) -> str:
@@ -56,31 +78,30 @@ class Breaker:
     @property
     def is_open(self) -> bool:
         """Whether a call now would be refused."""
-        return self._wait_s() > 0
+        return self.state != pybreaker.STATE_CLOSED
 
-    def _wait_s(self) -> float:
-        if self.state == pybreaker.STATE_CLOSED:
-            return 0.0
-        left = self._opened_at + self._settings.reset_after_s - self._monotonic()
-        if self.state == pybreaker.STATE_OPEN and left > 0:
-            return left
-        return 1.0 if self._probe is not None else 0.0
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the next probe is due; 0 while closed."""
+        return max(0.0, self._probe_at - self._monotonic()) if self.is_open else 0.0
 
     def enter(self) -> "Call":
-        """Ask to call; raises CircuitOpen. Look and enter in one step: no await between."""
-        wait_s = self._wait_s()
-        if wait_s > 0:
-            raise CircuitOpen(wait_s)
-        call = Call(self, self._generation)
-        if self.state != pybreaker.STATE_CLOSED:
-            if self.state == pybreaker.STATE_OPEN:
-                self._circuit.half_open()
-            self._probe = call
-        return call
+        """Ask to call; raises CircuitOpen unless the circuit is closed. Look and enter in one step."""
+        if self.is_open:
+            raise CircuitOpen(max(1.0, self.wait_s))
+        return Call(self, self._generation)
+
+    def probe(self) -> "Call | None":
+        """The one call that may enter while the circuit is open; None if it is closed, or one is under way."""
+        if not self.is_open or self._probe is not None:
+            return None
+        if self.state == pybreaker.STATE_OPEN:
+            self._circuit.half_open()
+        self._probe = Call(self, self._generation)
+        return self._probe
 
     def _report(self, call: "Call", *, healthy: bool | None) -> None:
-        is_probe = call is self._probe
-        if is_probe:
+        if call is self._probe:
             self._probe = None
         # A result from before the circuit last changed says nothing about now.
         if healthy is None or call.generation != self._generation:
@@ -94,7 +115,14 @@ class Breaker:
             self._changed()
 
     def _count(self, *, healthy: bool) -> None:
+        if self._on_trial and not healthy:
+            self._circuit.open()
+            return
         now = self._monotonic()
+        if healthy:
+            self._on_trial = False
+            if now - self._closed_at >= self._settings.window_s:
+                self._openings, self.opened_at = 0, None
         self._calls.append((now, healthy))
         self._failures += not healthy
         while self._calls[0][0] < now - self._settings.window_s or len(self._calls) > CALLS_MAX:
@@ -103,11 +131,19 @@ class Breaker:
             self._circuit.open()
 
     def _changed(self) -> None:
+        """The circuit has just opened or closed."""
         self._generation += 1
         self._calls.clear()
         self._failures = 0
+        now = self._monotonic()
         if self.state == pybreaker.STATE_OPEN:
-            self._opened_at = self._monotonic()
+            wait_s = self._settings.reset_after_s * 2 ** min(self._openings, DOUBLINGS_MAX)
+            self._probe_at = now + wait_s * (1 + JITTER * self._rng())
+            self._openings += 1
+            self.opened_at = now if self.opened_at is None else self.opened_at
+            self._on_open()
+        else:
+            self._closed_at, self._on_trial = now, True
 
 
 class Call:

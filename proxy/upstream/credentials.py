@@ -17,8 +17,8 @@ from proxy.config.secrets import SecretUnavailable
 from proxy.errors import CredentialRefused, CredentialUnavailable
 from proxy.upstream.settings import CredentialSettings
 
-# Docker Hub locks a user out for ten minutes after a few wrong passwords: ask seldom (protocol U10).
-REFUSED_FOR_S: Final = 30.0
+# Docker Hub locks a user out for ten minutes after a few wrong passwords, and each try begins them anew (protocol U10).
+REFUSED_FOR_S: Final = 600.0
 REFUSALS_MAX: Final = 1024
 
 
@@ -79,7 +79,7 @@ class Credentials:
 
     def basic(self, upstream: str, name: str, place: str) -> str:
         """The header for set `name` at `place` (a realm or registry); raises CredentialUnavailable if it cannot be
-        read and never could, CredentialRefused if that very pair was refused there a moment ago.
+        read and never could, CredentialRefused if that very pair was refused there within REFUSED_FOR_S.
         """
         header = "Basic " + base64.b64encode(self._pair(upstream, name).encode()).decode()
         if (place, header) in self._refused:

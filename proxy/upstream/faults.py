@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import aiohttp
 
-from proxy.errors import DialRefused, UpstreamFault, UpstreamLied, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import DialRefused, Failure, UpstreamFault, UpstreamLied, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.dialler import AddressRefused
 
 
@@ -31,15 +31,18 @@ def _fault(upstream: str, error: Exception) -> UpstreamFault:
     if isinstance(error, aiohttp.InvalidURL):
         return DialRefused(upstream, "not dialled: its URL is none")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return UpstreamUnavailable(upstream, f"its certificate is refused: {error.certificate_error}")
+        why = f"its certificate is refused: {error.certificate_error}"
+        return UpstreamUnavailable(upstream, why, failure=Failure.TLS)
     if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return UpstreamUnavailable(upstream, f"TLS failed: {why}")
+        return UpstreamUnavailable(upstream, f"TLS failed: {why}", failure=Failure.TLS)
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return UpstreamUnavailable(upstream, f"the proxy on the way answered {error.status}")
     if isinstance(error, aiohttp.ClientResponseError):
         return UpstreamLied(upstream, "its answer is not valid HTTP")
     if isinstance(error, aiohttp.ClientPayloadError):
-        return UpstreamUnavailable(upstream, "its answer was cut short")
+        return UpstreamUnavailable(upstream, "its answer was cut short", failure=Failure.CUT)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return UpstreamUnavailable(upstream, f"its name leads nowhere: {why}", failure=Failure.DNS)
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamUnavailable(upstream, f"it cannot be reached: {why}")
     return UpstreamUnavailable(upstream, f"the connection failed ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""One HTTP exchange with an upstream, its realm or a place it redirected to: timeouts, faults, bytes.
+"""Requests to an upstream, its realm or a place it redirected to: connections, the time they may take, their faults.
 
 Owns the aiohttp sessions of one endpoint; knows nothing of tokens, retries or registries. No header of a client ever
 comes here. aiohttp's errors carry whole URLs, and those may be signed: they end here and are no cause of ours.
@@ -9,30 +9,31 @@ import asyncio
 import enum
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
 from aiohttp.http_parser import HttpResponseParser
-from multidict import CIMultiDictProxy
 from yarl import URL
 
 from proxy import __version__
-from proxy.errors import DialRefused, UpstreamFault, UpstreamLied
-from proxy.upstream import addresses, answers, dialler
+from proxy.errors import DialRefused, UpstreamFault
+from proxy.upstream import addresses, dialler
 from proxy.upstream.addresses import Address, Kind
+from proxy.upstream.bandwidth import Bandwidth
 from proxy.upstream.dialler import Names, Policy
 from proxy.upstream.egress import Egress, Proxy
+from proxy.upstream.exchange import Exchange
 from proxy.upstream.faults import faults
+from proxy.upstream.quota import Quota
 from proxy.upstream.settings import UpstreamSettings
 from proxy.upstream.trust import Trusted, host_of, may_tunnel, same_origin
 
 HEADER_MAX: Final = 64 * 1024
+BLOB: Final = "blob"
 READ_BUFFER: Final = 256 * 1024
-SETTLE_MAX: Final = 64 * 1024
-SETTLE_S: Final = 1.0
 # Asked for as it is (X04): an encoded body has another digest.
 HEADERS: Final = {"User-Agent": f"cistern/{__version__}", "Accept-Encoding": "identity"}
 
@@ -75,91 +76,17 @@ class Lane(enum.Enum):
     PROXIED = "proxied"
 
 
-class Exchange:
-    """An answer whose headers are here. Whoever holds it closes it; `close` may be called again."""
+@dataclass(slots=True)
+class Way:
+    """How one request goes: until when, and whether over a connection that was kept from before."""
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, wire: "Wire", kind: str, seconds: float, *, is_home: bool
-    ) -> None:
-        self._response = response
-        self._wire = wire
-        self._kind = kind
-        self._seconds = seconds
-        self._is_closed = False
-        self.is_home = is_home
-        self.received = 0
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def url(self) -> URL:
-        return self._response.url
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        return self._response.headers
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes; raises UpstreamUnavailable on a cut, UpstreamTimeout on a stall."""
-        stall_s, content = self._wire.settings.timeouts.stall_s, self._response.content
-        with faults(self._wire.upstream):
-            try:
-                while True:
-                    async with asyncio.timeout(stall_s):
-                        chunk = await content.readany()
-                    if not chunk:
-                        return
-                    self.received += len(chunk)
-                    yield chunk
-            except aiohttp.ClientError:
-                if unread := _unread(content):
-                    self.received += len(unread)
-                    yield unread
-                raise
-
-    async def read(self, limit: int) -> bytes:
-        """The whole body, inflated if need be, at most `limit` bytes; raises UpstreamLied on more."""
-        upstream = self._wire.upstream
-        length = answers.content_length(upstream, self.headers)
-        parts, size = [], 0
-        if length is None or length <= limit:
-            async for chunk in self.chunks():
-                parts.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    break
-        if size > limit or (length or 0) > limit:
-            raise UpstreamLied(upstream, f"its answer is larger than {limit} bytes")
-        return answers.inflate(upstream, b"".join(parts), self.headers, limit)
-
-    async def settle(self) -> None:
-        """Done with this answer: take in a short rest of the body, so that the connection can be used again."""
-        try:
-            length = answers.content_length(self._wire.upstream, self.headers)
-            if length is not None and length <= SETTLE_MAX:
-                async with asyncio.timeout(SETTLE_S):
-                    async for _ in self.chunks():
-                        pass
-        except (UpstreamFault, TimeoutError):
-            pass
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Give the connection back if the body was read to its end, else end it; report the exchange."""
-        self._response.close()
-        if not self._is_closed:
-            self._is_closed = True
-            quota = answers.quota_remaining(self.headers) if self.is_home else None
-            self._wire.report(self._kind, str(self.status), self._seconds, self.received, quota)
+    deadline: asyncio.Timeout
+    is_kept: bool = False
 
 
-def _unread(content: aiohttp.StreamReader) -> bytes:
-    """What had arrived before the connection broke: aiohttp's reader raises before it gives that, up to 256 KiB."""
-    content.set_exception(None)  # type: ignore[arg-type]  # the one public way to the buffer; 3.14.5 takes None
-    return content.read_nowait()
+async def _kept(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    way: Way = context.trace_request_ctx
+    way.is_kept = True
 
 
 class Wire:
@@ -176,6 +103,7 @@ class Wire:
         egress: Egress,
         monotonic: Callable[[], float] = time.monotonic,
         observer: Observer = unobserved,
+        line: Bandwidth | None = None,
     ) -> None:
         self.upstream = upstream
         self.endpoint = endpoint
@@ -185,7 +113,8 @@ class Wire:
         self._names = names
         self._context = context
         self._egress = egress
-        self._monotonic = monotonic
+        self.line = line
+        self.monotonic = monotonic
         self._observer = observer
         self._sessions: dict[Lane, aiohttp.ClientSession] = {}
         literal = addresses.parse(host_of(endpoint))
@@ -193,28 +122,46 @@ class Wire:
         self._is_private = literal is not None and addresses.kind(literal) is Kind.PRIVATE
         self._tracing = aiohttp.TraceConfig()
         self._tracing.on_request_headers_sent.append(self._headers_sent)
+        self._tracing.on_connection_reuseconn.append(_kept)
 
     async def send(self, kind: str, method: str, url: URL, headers: Mapping[str, str], trusted: Trusted) -> Exchange:
         """Send one request, no redirect followed; raises UpstreamFault before the headers of an answer are here."""
-        started = self._monotonic()
+        started = self.monotonic()
         try:
             lane, proxy = self._way(url, trusted)
             with faults(self.upstream):
+                response = await self._request(self._session(lane), method, url, headers, proxy)
+        except UpstreamFault as error:
+            self.report(kind, error.reason, self.monotonic() - started, 0)
+            raise
+        return Exchange(response, self, kind, self.monotonic() - started, is_home=same_origin(url, self.endpoint))
+
+    @property
+    def stall_s(self) -> float:
+        return self.settings.timeouts.stall_s
+
+    async def _request(
+        self, session: aiohttp.ClientSession, method: str, url: URL, headers: Mapping[str, str], proxy: Proxy | None
+    ) -> aiohttp.ClientResponse:
+        for last in (False, False, True):
+            try:
                 async with asyncio.timeout(self.settings.timeouts.connect_s) as deadline:
-                    response = await self._session(lane).request(
+                    way = Way(deadline)
+                    return await session.request(
                         method,
                         url,
                         # In the clear a proxy is asked by the request itself, else by the CONNECT before it.
                         headers={**headers, **proxy.headers} if proxy and url.scheme == "http" else headers,
                         allow_redirects=False,
-                        trace_request_ctx=deadline,
+                        trace_request_ctx=way,
                         proxy=None if proxy is None else proxy.url,
                         proxy_headers=None if proxy is None else proxy.headers,
                     )
-        except UpstreamFault as error:
-            self.report(kind, error.reason, self._monotonic() - started, 0)
-            raise
-        return Exchange(response, self, kind, self._monotonic() - started, is_home=same_origin(url, self.endpoint))
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+                # A kept connection that died while idle is no failure of this request (RFC 9112 section 9.3.1).
+                if last or not way.is_kept or isinstance(error, aiohttp.ClientConnectorError):
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def fits(self, settings: UpstreamSettings, context: ssl.SSLContext) -> bool:
         """Whether a wire made with these would be the same as this one."""
@@ -222,8 +169,11 @@ class Wire:
             getattr(settings, key) == getattr(self.settings, key) for key in DECIDING
         )
 
-    def report(self, kind: str, outcome: str, seconds: float, received: int, quota: int | None = None) -> None:
-        self._observer(UpstreamCall(self.upstream, str(self.endpoint), kind, outcome, seconds, received, quota))
+    def report(self, kind: str, outcome: str, seconds: float, received: int, quota: Quota | None = None) -> None:
+        if self.line is not None and kind != BLOB:
+            self.line.charge(received)  # a blob paces itself; what is small is only counted
+        remaining = None if quota is None else quota.remaining
+        self._observer(UpstreamCall(self.upstream, str(self.endpoint), kind, outcome, seconds, received, remaining))
 
     async def close(self) -> None:
         for session in self._sessions.values():
@@ -232,9 +182,9 @@ class Wire:
 
     async def _headers_sent(self, _session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
         """From here on the time for headers counts, not the time to connect."""
-        deadline: asyncio.Timeout = context.trace_request_ctx
-        if not deadline.expired():
-            deadline.reschedule(asyncio.get_running_loop().time() + self.settings.timeouts.headers_s)
+        way: Way = context.trace_request_ctx
+        if not way.deadline.expired():
+            way.deadline.reschedule(asyncio.get_running_loop().time() + self.settings.timeouts.headers_s)
 
     def _way(self, url: URL, trusted: Trusted) -> tuple[Lane, Proxy | None]:
         """The lane to `url`, and the proxy on the way; raises DialRefused."""
@@ -264,6 +214,8 @@ class Wire:
                 max_field_size=HEADER_MAX,
                 trace_configs=[self._tracing],
             )
+            # It would send each request again that a new connection lost: unasked, beside every budget.
+            session._retry_connection = False
         return session
 
     def _policy(self, lane: Lane) -> Policy:

@@ -31,7 +31,7 @@ def headers(*lines: tuple[str, str]) -> CIMultiDict[str]:
     [
         ("120", 120.0),
         ("0", 0.0),
-        ("-5", 0.0),
+        ("-5", None),
         ("1.5", 1.5),
         ("99999999999", 3600.0),
         ("Tue, 14 Nov 2023 22:13:50 GMT", 30.0),
@@ -44,8 +44,42 @@ def headers(*lines: tuple[str, str]) -> CIMultiDict[str]:
     ],
 )
 def test_retry_after_is_seconds_or_a_date_within_an_hour(text: str, expected: float | None) -> None:
-    """Negative, absurd and unreadable values are bounded or left out."""
+    """Absurd values are bounded, negative and unreadable ones left out."""
     assert answers.retry_after(headers(("Retry-After", text)), NOW) == expected
+
+
+@pytest.mark.parametrize("now", [0.0, NOW - 3600, NOW + 3600], ids=["1970", "an hour behind", "an hour ahead"])
+def test_a_date_to_retry_after_is_held_against_the_answers_own_date(now: float) -> None:
+    """Our clock may be wrong by an hour or by decades: an upstream that says 30 seconds means 30 seconds."""
+    told = headers(("Date", "Tue, 14 Nov 2023 22:13:20 GMT"), ("Retry-After", "Tue, 14 Nov 2023 22:13:50 GMT"))
+    assert answers.retry_after(told, now) == 30.0
+    assert answers.retry_after(headers(("Date", "now"), ("Retry-After", "9")), now) == 9.0
+
+
+HUB_PULL_LIMIT = (
+    b'{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit. You may increase the'
+    b' limit by authenticating and upgrading: https://www.docker.com/increase-rate-limit"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "remaining", "is_pull_limit"),
+    [
+        pytest.param(HUB_PULL_LIMIT, None, True, id="Docker Hub's pull limit"),
+        pytest.param(b'{"errors":[{"code":"TOOMANYREQUESTS"}]}', "0;w=21600", True, id="no pulls are left"),
+        pytest.param(b'{"errors":[{"code":"TOOMANYREQUESTS"}]}', "7;w=21600", False, id="ECR's request rate"),
+        pytest.param(b'{"errors":[{"code":"TOOMANYREQUESTS"}]}', None, False, id="GHCR"),
+        pytest.param(b"Too Many Requests (HAP429)", None, False, id="Docker Hub's abuse limit"),
+        pytest.param(b"pull rate limit", "0;w=21600", False, id="no OCI error"),
+        pytest.param(b"", None, False, id="no body, as to a HEAD"),
+    ],
+)
+def test_the_two_kinds_of_429_are_told_apart(body: bytes, remaining: str | None, is_pull_limit: bool) -> None:
+    """The pull limit lasts for hours and holds for GET of manifests; the other one for a minute, for all (U21)."""
+    lines = [] if remaining is None else [("RateLimit-Remaining", remaining)]
+    error = answers.fault(U, 429, headers(*lines), body, credentials=None, now=NOW)
+    assert isinstance(error, UpstreamThrottled)
+    assert error.is_pull_limit is is_pull_limit
 
 
 @pytest.mark.parametrize(
@@ -182,10 +216,8 @@ def test_gzip_is_inflated_under_the_cap() -> None:
         answers.inflate(U, b"{}", headers(("Content-Encoding", "br")), 1000)
 
 
-def test_quota_and_plain_values() -> None:
-    """The remaining quota is the number before the window; other values pass only as short printable ASCII."""
-    assert answers.quota_remaining(headers(("RateLimit-Remaining", "98;w=21600"))) == 98
-    assert answers.quota_remaining(headers(("RateLimit-Remaining", "many"))) is None
+def test_plain_values() -> None:
+    """A header is handed on only as short printable ASCII."""
     assert answers.plain(U, headers(("OCI-Filters-Applied", "artifactType")), "OCI-Filters-Applied") == "artifactType"
     assert answers.plain(U, headers(("OCI-Filters-Applied", "a\x80")), "OCI-Filters-Applied") is None
 

@@ -16,18 +16,25 @@ class Settings:
     reset_after_s: float = 10.0
 
 
-def opened(hand: Hand, settings: Settings | None = None) -> Breaker:
-    breaker = Breaker(settings or Settings(), monotonic=hand)
+def broken(hand: Hand, settings: Settings | None = None) -> Breaker:
+    """An open breaker whose probes are not jittered."""
+    breaker = Breaker(settings or Settings(), monotonic=hand, rng=lambda: 0.0)
     for _ in range(3):
         breaker.enter().failed()
     assert breaker.state == "open"
     return breaker
 
 
+def probed(breaker: Breaker) -> Call:
+    probe = breaker.probe()
+    assert probe is not None
+    return probe
+
+
 def test_it_opens_after_failures_in_a_row_and_says_for_how_long() -> None:
     """Two failures and a success leave it closed, three in a row open it for `reset_after`."""
     hand = Hand()
-    breaker = Breaker(Settings(), monotonic=hand)
+    breaker = Breaker(Settings(), monotonic=hand, rng=lambda: 0.0)
     for outcome in (*[Call.succeeded] * 6, Call.failed, Call.failed, Call.succeeded, Call.failed, Call.failed):
         outcome(breaker.enter())
     assert breaker.state == "closed"
@@ -70,55 +77,89 @@ def test_cancellations_and_bad_content_never_count() -> None:
         breaker.enter().abandon()
     breaker.enter().failed()
     assert breaker.state == "closed"
-    breaker = opened(hand)
-    hand.now += 10
-    breaker.enter().abandon()
+    breaker = broken(hand)
+    probed(breaker).abandon()
     assert breaker.state == "half-open"
-    breaker.enter().succeeded()
+    probed(breaker).succeeded()
     assert breaker.state == "closed"
 
 
-def test_half_open_lets_one_probe_through() -> None:
-    """Of ten calls after the wait one goes, nine are told to come back; its success closes the circuit."""
+def test_no_call_of_a_client_is_the_probe() -> None:
+    """However late it is, a client is told to come back: one probe at a time goes, and closes the circuit."""
     hand = Hand()
-    breaker = opened(hand)
-    hand.now += 10
-    assert not breaker.is_open
-    probe = breaker.enter()
+    breaker = broken(hand)
+    hand.now += 3600
+    with pytest.raises(CircuitOpen) as refused:
+        breaker.enter()
+    assert refused.value.retry_after_s == 1.0
+    probe = probed(breaker)
     for _ in range(9):
+        assert breaker.probe() is None
         with pytest.raises(CircuitOpen):
             breaker.enter()
+    assert breaker.is_open
     probe.succeeded()
     assert breaker.state == "closed"
     breaker.enter().succeeded()
+    assert breaker.probe() is None
 
 
-def test_a_failed_probe_opens_it_for_the_whole_time_again() -> None:
-    """The wait starts anew with the probe's failure."""
+def test_probes_are_backed_off_and_jittered() -> None:
+    """Due after `reset_after`, twice that, four times that and no longer; up to a fifth later, never sooner."""
+    hand, chance = Hand(), iter([0.0, 0.0, 0.5, 1.0, 1.0])
+    breaker = Breaker(Settings(), monotonic=hand, rng=lambda: next(chance))
+    for _ in range(3):
+        breaker.enter().failed()
+    waits = [breaker.wait_s]
+    for _ in range(4):
+        hand.now += breaker.wait_s
+        probed(breaker).failed()
+        waits.append(breaker.wait_s)
+    assert waits == [10.0, 20.0, 44.0, 48.0, 48.0]
+
+
+def test_an_endpoint_that_answers_the_probe_alone_stays_left_alone() -> None:
+    """After the probe one failure opens the circuit again, and the wait goes on growing; a success ends the trial."""
     hand = Hand()
-    breaker = opened(hand)
+    breaker = broken(hand)
     hand.now += 10
+    probed(breaker).succeeded()
     breaker.enter().failed()
-    hand.now += 9
-    assert breaker.is_open
-    hand.now += 1
+    assert (breaker.state, breaker.wait_s) == ("open", 20.0)
+    hand.now += 20
+    probed(breaker).succeeded()
     breaker.enter().succeeded()
+    breaker.enter().failed()
     assert breaker.state == "closed"
+
+
+def test_a_window_without_trouble_forgets_the_backing_off() -> None:
+    """An outage a day is no growing trouble: the first wait is `reset_after` again."""
+    hand = Hand()
+    breaker = broken(hand)
+    began: list[float | None] = [breaker.opened_at]
+    hand.now += 10
+    probed(breaker).succeeded()
+    hand.now += 30
+    breaker.enter().succeeded()
+    began.append(breaker.opened_at)
+    assert began == [1000.0, None]
+    for _ in range(3):
+        breaker.enter().failed()
+    assert (breaker.state, breaker.wait_s) == ("open", 10.0)
 
 
 def test_late_results_of_an_older_state_are_ignored() -> None:
     """Neither a late failure prolongs the open time nor a late success closes the circuit."""
     hand = Hand()
-    breaker = Breaker(Settings(), monotonic=hand)
+    breaker = Breaker(Settings(), monotonic=hand, rng=lambda: 0.0)
     late_failure, late_success = breaker.enter(), breaker.enter()
     for _ in range(3):
         breaker.enter().failed()
     hand.now += 5
     late_failure.failed()
     late_success.succeeded()
-    assert breaker.state == "open"
-    hand.now += 5
-    assert not breaker.is_open
+    assert (breaker.state, breaker.wait_s) == ("open", 5.0)
 
 
 @pytest.mark.parametrize("report", [Call.succeeded, Call.failed])
@@ -129,12 +170,22 @@ def test_late_results_do_not_decide_in_the_probes_place(report: Callable[[Call],
     late = breaker.enter()
     for _ in range(3):
         breaker.enter().failed()
-    hand.now += 10
-    probe = breaker.enter()
+    probe = probed(breaker)
     report(late)
     assert breaker.state == "half-open"
     probe.succeeded()
     assert breaker.state == "closed"
+
+
+def test_the_opening_is_told_each_time() -> None:
+    """Whoever probes hears of it at once, also when a probe has failed."""
+    told: list[float] = []
+    hand = Hand()
+    breaker = Breaker(Settings(failures=1), monotonic=hand, on_open=lambda: told.append(hand.now))
+    breaker.enter().failed()
+    hand.now += 10
+    probed(breaker).failed()
+    assert told == [1000.0, 1010.0]
 
 
 def test_a_call_reports_once() -> None:

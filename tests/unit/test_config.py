@@ -459,11 +459,6 @@ REFUSED = {
         "registry: {workers: 4}",
         "c.yaml:1: registry.workers: more than one process is not built in this version: leave it out, or write 1",
     ),
-    "bandwidth not built": (
-        "upstreams: {a.io: {max_bandwidth: 5MB}}",
-        "c.yaml:1: upstreams.a.io.max_bandwidth: bandwidth limits are not built in this version: leave it out, or"
-        " write none",
-    ),
     "rule size not built": (
         "rules: [{name: a, upstream: quay.io/*, max_size: 20GiB}]",
         "c.yaml:1: rules.0.max_size: a rule's own size is not built in this version: leave it out, or write none",

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +51,13 @@ class OneBlob:
 
     @asynccontextmanager
     async def get_blob(
-        self, source: Source, digest: Digest, *, offset: int = 0, priority: Priority = Priority.CLIENT
+        self,
+        source: Source,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        priority: Priority = Priority.CLIENT,
+        is_urgent: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[BlobBody]:
         self.asked.append(offset)
         yield BlobBody(offset, self.wanted.size, self._chunks(offset), "memory")
@@ -74,6 +80,9 @@ class OneBlob:
 
     async def referrers(self, source: Source, digest: Digest, query: dict[str, str]) -> Listing:
         raise UpstreamUnavailable("up.example", "it has blobs only")
+
+    def in_trouble(self, source: Source) -> bool:
+        return False
 
 
 @dataclass

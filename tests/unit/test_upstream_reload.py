@@ -7,7 +7,8 @@ import pytest
 
 from proxy.config import Config, UpstreamConfig
 from proxy.errors import ConfigInvalid, UpstreamUnavailable
-from proxy.upstream.client import IDLE_LOOKS, Clients
+from proxy.upstream.client import Clients
+from proxy.upstream.endpoints import IDLE_LOOKS
 from proxy.upstream.session import DECIDING
 from tests.support.site import settled
 from tests.unit.test_token import BASIC, MANIFEST, Registry, token
@@ -71,7 +72,7 @@ async def test_what_runs_at_a_removed_upstream_ends_as_it_began() -> None:
             return Reply(206, [("Content-Range", f"bytes 100-{len(BODY) - 1}/{len(BODY)}")], BODY[100:])
         return Reply(body=BODY, gate=gate, gate_after=100)
 
-    async with Peer(serve) as peer, clients(config(peer.url()), pause=pauses) as upstreams:
+    async with Peer(serve) as peer, clients(config(peer.url()), sleep=pauses) as upstreams:
         async with upstreams.get_blob(source(), digest_of(BODY)) as body:
             chunks = aiter(body.chunks)
             got = await anext(chunks)

@@ -1,0 +1,191 @@
+"""The endpoints of a configuration: opened, kept across a reload where they fit, closed when nobody uses them any more.
+
+Knows no request. Invariant: an endpoint whose settings have not changed is the same object after a reload, with its
+connections, tokens, breaker and gates.
+"""
+
+import asyncio
+import os
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from yarl import URL
+
+from proxy.errors import UpstreamUnavailable
+from proxy.rules import Source
+from proxy.tasks import Tasks
+from proxy.upstream import contexts
+from proxy.upstream.bandwidth import Background, Bandwidth, Sleep
+from proxy.upstream.contexts import Contexts
+from proxy.upstream.credentials import Credentials, Reading, read
+from proxy.upstream.dialler import Names, Resolver, SystemResolver
+from proxy.upstream.egress import Egress
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.session import Observer, Wire, unobserved
+from proxy.upstream.settings import Settings, UpstreamSettings
+
+LINGER_S: Final = 30.0  # a transfer that was cut comes back within this
+IDLE_LOOKS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A configuration with what was read from files for it: `Endpoints.take` needs no disk any more."""
+
+    config: Settings
+    contexts: Contexts
+    credentials: Reading
+
+
+class Endpoints:
+    """Every open endpoint."""
+
+    def __init__(
+        self,
+        config: Settings,
+        tasks: Tasks,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+        sleep: Sleep = asyncio.sleep,
+        environ: Mapping[str, str] = os.environ,
+        resolver: Resolver | None = None,
+        on_request: Observer = unobserved,
+    ) -> None:
+        self._tasks = tasks
+        self._clock = clock
+        self._monotonic = monotonic
+        self._rng = rng
+        self._sleep = sleep
+        self._environ = environ
+        self._observer = on_request
+        self._credentials = Credentials(config.credentials, monotonic=monotonic)
+        self._system = SystemResolver()  # starts no thread until it is asked
+        self._names = Names(resolver or self._system, tasks, monotonic=monotonic)
+        self._lines: dict[str, Bandwidth] = {}
+        self._background = Background(config.hydrate, monotonic=monotonic)
+        self._endpoints: dict[str, dict[str, Endpoint]] = {}
+        self._pinned: dict[tuple[str, str], Endpoint] = {}
+        self._left: dict[str, dict[str, Endpoint]] = {}  # of upstreams that are configured no more, while in use
+        self._leaving: set[Endpoint] = set()
+        self.config, self._contexts = config, contexts.read(config.upstreams)
+        self._endpoints = self._opened(config, self._contexts)
+
+    async def close(self) -> None:
+        """End every connection."""
+        listed = [endpoint for endpoints in self._endpoints.values() for endpoint in endpoints.values()]
+        for endpoint in (*listed, *self._pinned.values(), *self._leaving):
+            await endpoint.close()
+        self._system.close()
+
+    def of(self, upstream: str) -> list[Endpoint]:
+        """The endpoints of an upstream, in the configured order."""
+        return list(self._endpoints.get(upstream, {}).values())
+
+    def pinned(self, upstream: str) -> list[Endpoint]:
+        """Those that only rules name, as far as they were used."""
+        return [endpoint for (name, _), endpoint in self._pinned.items() if name == upstream]
+
+    def candidates(self, source: Source) -> list[Endpoint]:
+        """Where to ask: the pinned endpoint alone, else all, in the configured order."""
+        known = self._endpoints.get(source.upstream) or self._left.get(source.upstream)
+        if known is None:
+            raise UpstreamUnavailable(source.upstream, "no such upstream is configured")
+        if source.endpoint is not None:
+            return [known.get(str(URL(source.endpoint.rstrip("/")))) or self._pin(source.upstream, source.endpoint)]
+        return list(known.values())
+
+    def _pin(self, upstream: str, url: str) -> Endpoint:
+        """An endpoint that only a rule names."""
+        if (upstream, url) not in self._pinned:
+            settings = self.config.upstreams.get(upstream)
+            if settings is None:
+                raise UpstreamUnavailable(upstream, "no such upstream is configured")
+            self._pinned[(upstream, url)] = self._open(upstream, url, settings, self._contexts.of(upstream))
+        return self._pinned[(upstream, url)]
+
+    def plan(self, config: Settings) -> Plan:
+        """Read what another configuration names. Blocks, and changes nothing; raises ConfigInvalid."""
+        return Plan(config, contexts.read(config.upstreams, self._contexts), read(config.credentials))
+
+    def take(self, plan: Plan) -> None:
+        """From now on the planned configuration, whole or (ConfigInvalid) not at all.
+
+        An endpoint whose settings are the same stays, with its connections, tokens, breaker and quota. What runs at
+        another goes on there, and its connections are closed once nobody has used them for a while.
+        """
+        endpoints = self._opened(plan.config, plan.contexts)
+        kept = {endpoint for opened in endpoints.values() for endpoint in opened.values()}
+        gone = [endpoint for opened in self._endpoints.values() for endpoint in opened.values() if endpoint not in kept]
+        gone += self._pinned.values()
+        self._left |= {name: opened for name, opened in self._endpoints.items() if name not in endpoints}
+        self._pinned.clear()
+        self._endpoints, self.config, self._contexts = endpoints, plan.config, plan.contexts
+        self._credentials.take(plan.config.credentials, plan.credentials)
+        self._background.take(plan.config.hydrate)
+        if gone:
+            self._leaving.update(gone)
+            self._tasks.start(self._see_off(gone), name="upstream: see off")
+
+    def _opened(self, config: Settings, found: Contexts) -> dict[str, dict[str, Endpoint]]:
+        """The endpoints of a configuration: those that are open and fit, else new ones."""
+        opened: dict[str, dict[str, Endpoint]] = {}
+        for name, upstream in config.upstreams.items():
+            known, context = self._endpoints.get(name, {}), found.of(name)
+            opened[name] = {}
+            for listed in upstream.endpoints:
+                endpoint = known.get(str(URL(listed.url.rstrip("/"))))
+                if endpoint is None or not endpoint.wire.fits(upstream, context):
+                    endpoint = self._open(name, listed.url, upstream, context)
+                opened[name][endpoint.origin] = endpoint
+        return opened
+
+    async def _see_off(self, gone: Sequence[Endpoint]) -> None:
+        """Close endpoints once they are idle at two looks, longer apart than any transfer rests between two tries."""
+        looks = 0
+        while looks < IDLE_LOOKS:
+            await self._sleep(LINGER_S)
+            looks = 0 if any(endpoint.slots.used for endpoint in gone) else looks + 1
+        for endpoint in gone:
+            self._leaving.discard(endpoint)
+            await endpoint.close()
+        for name in [name for name, opened in self._left.items() if self._leaving.isdisjoint(opened.values())]:
+            del self._left[name]
+
+    def _open(self, name: str, text: str, settings: UpstreamSettings, context: ssl.SSLContext) -> Endpoint:
+        url = URL(text.rstrip("/"))
+        wire = Wire(
+            name,
+            url,
+            settings,
+            names=self._names,
+            context=context,
+            egress=Egress(settings.proxy, self._environ),
+            monotonic=self._monotonic,
+            observer=self._observer,
+            line=self._line(name, settings.max_bandwidth),
+        )
+        return Endpoint(
+            wire,
+            self._credentials,
+            self._tasks,
+            self._background,
+            clock=self._clock,
+            monotonic=self._monotonic,
+            rng=self._rng,
+            sleep=self._sleep,
+        )
+
+    def _line(self, name: str, rate: int | None) -> Bandwidth | None:
+        """The bandwidth that all endpoints of an upstream share."""
+        if rate is None:
+            return None
+        known = self._lines.get(name)
+        if known is None or known.rate != rate:
+            known = self._lines[name] = Bandwidth(rate, monotonic=self._monotonic)
+        return known

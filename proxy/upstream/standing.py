@@ -1,0 +1,152 @@
+"""How one endpoint stands with us: its breaker, its gates, its quota, its last fault; and who may ask it therefore.
+
+Everything that decides whether a request leaves stands here, and learns here from what comes back. Knows no tokens and
+no redirects. The breaker hears only of the endpoint's own answers: a broken CDN must not stop the checks of tags.
+"""
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Final
+
+from yarl import URL
+
+from proxy.errors import Failure, UpstreamFault, UpstreamThrottled, UpstreamUnavailable
+from proxy.failures import policy_of
+from proxy.log import public_url
+from proxy.upstream import quota
+from proxy.upstream.answers import Headers
+from proxy.upstream.breaker import Breaker, Call, CircuitOpen
+from proxy.upstream.gate import GateClosed, Gates, Limit, Passage
+from proxy.upstream.quota import Quotas
+from proxy.upstream.settings import BreakerSettings
+from proxy.upstream.state import EndpointState, LastFault, QuotaLeft, Throttled
+
+HELD_BACK_MAX_S: Final = 600.0
+
+
+class Standing:
+    """The state of the endpoint `origin`. `on_open` is called when the breaker opens."""
+
+    def __init__(
+        self,
+        upstream: str,
+        origin: str,
+        breaker: BreakerSettings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: Callable[[], float] = random.random,
+        on_open: Callable[[], None],
+    ) -> None:
+        self._upstream = upstream
+        self._origin = origin
+        self._monotonic = monotonic
+        self.breaker = Breaker(breaker, monotonic=monotonic, rng=rng, on_open=on_open)
+        self.gates = Gates(monotonic=monotonic, rng=rng)
+        self.quotas = Quotas(monotonic=monotonic)
+        self._last_fault: tuple[Failure, str, float] | None = None
+        self._answered_at: float | None = None
+
+    @asynccontextmanager
+    async def passage(self, place: URL, credentials: str | None, *, counted: bool) -> AsyncIterator["Way"]:
+        """Through the gates of the server `place`; raises UpstreamThrottled. `counted`: the request is a pull."""
+        limits = (Limit.REQUESTS, Limit.PULLS) if counted else (Limit.REQUESTS,)
+        try:
+            async with AsyncExitStack() as stack:
+                gates = [self.gates.at(place, credentials, limit) for limit in limits]
+                yield Way([await stack.enter_async_context(gate.passage()) for gate in gates])
+        except GateClosed as gate:
+            who = "anonymous access" if credentials is None else f"the credentials {credentials}"
+            why = f"it has asked {who} to slow down"
+            raise UpstreamThrottled(self._upstream, why, gate.left_s) from None
+
+    def throttled(self, place: URL, credentials: str | None, error: UpstreamThrottled) -> UpstreamThrottled:
+        """A 429 was heard: close the gate; the error to raise, with the time it is closed for."""
+        limit = Limit.PULLS if error.is_pull_limit else Limit.REQUESTS
+        error.retry_after_s = self.gates.at(place, credentials, limit).strike(error.retry_after_s)
+        self.failed(error)
+        return error
+
+    def hold_back(self, credentials: str | None, reserve: float) -> None:
+        """For background work: raises UpstreamThrottled while only the share `reserve` of the pulls is left."""
+        held_back_s = self.quotas.held_back_s(credentials, reserve)
+        if held_back_s > 0:
+            why = "its last pulls are left to clients"
+            raise UpstreamThrottled(self._upstream, why, min(held_back_s, HELD_BACK_MAX_S), is_pull_limit=True)
+
+    @contextmanager
+    def call(self) -> Iterator[Call]:
+        """A call that the breaker hears of: failures that count count, what else is raised says nothing."""
+        try:
+            call = self.breaker.enter()
+        except CircuitOpen as circuit:
+            raise UpstreamUnavailable(
+                self._upstream, self._why_left_alone(), circuit.retry_after_s, failure=Failure.LEFT_ALONE
+            ) from None
+        try:
+            yield call
+        except UpstreamFault as error:
+            if policy_of(error).counts:
+                call.failed()
+            self.failed(error)
+            raise
+        except BaseException:
+            call.abandon()
+            raise
+
+    def _why_left_alone(self) -> str:
+        since = self.breaker.opened_at
+        minutes = 0 if since is None else round((self._monotonic() - since) / 60)
+        last = "" if self._last_fault is None else f"; last: {self._last_fault[0].value}"
+        return f"it failed too often, and is left alone{f' for {minutes} min so far' if minutes else ''}{last}"
+
+    def failed(self, error: UpstreamFault) -> None:
+        """Remember a fault, to be shown."""
+        self._last_fault = (error.failure, str(error), self._monotonic())
+
+    def answered(self, credentials: str | None, headers: Headers) -> None:
+        """The endpoint itself gave an answer below 500: it is alive, and may tell its quota."""
+        self._last_fault, self._answered_at = None, self._monotonic()
+        told = quota.read(headers)
+        if told is not None:
+            self.quotas.hear(credentials, told)
+
+    def state(self) -> EndpointState:
+        """A look, for health, `explain` and metrics."""
+        now, breaker = self._monotonic(), self.breaker
+        opened_at = breaker.opened_at if breaker.is_open else None
+        fault = None
+        if self._last_fault is not None:
+            failure, words, at = self._last_fault
+            fault = LastFault(failure, words, now - at)
+        return EndpointState(
+            url=public_url(self._origin),
+            circuit=breaker.state,
+            open_for_s=None if opened_at is None else now - opened_at,
+            next_probe_s=breaker.wait_s if breaker.is_open else None,
+            last_fault=fault,
+            answered_ago_s=None if self._answered_at is None else now - self._answered_at,
+            throttled=tuple(
+                Throttled(one.credentials, one.limit.value, one.left_s)
+                for one in self.gates.closed(URL(self._origin).origin())
+            ),
+            quotas=tuple(
+                QuotaLeft(credentials, told.remaining, told.limit, told.source, ago_s)
+                for credentials, (told, ago_s) in self.quotas.readings().items()
+            ),
+        )
+
+
+class Way:
+    """The passages of one request."""
+
+    __slots__ = ("_passages",)
+
+    def __init__(self, passages: list[Passage]) -> None:
+        self._passages = passages
+
+    def answered(self) -> None:
+        """The server gave another answer than 429."""
+        for passage in self._passages:
+            passage.answered()
