@@ -23,8 +23,7 @@ from proxy.upstream.endpoint import Endpoint
 
 Value = TypeVar("Value")
 
-RETRIES_MAX: Final = 2  # of one request, the budget allowing
-PAUSE_S: Final = (0.1, 0.5)  # at most, before the first and the second one
+PAUSE_S: Final = 0.25  # at most, before the one retry of a request
 PATIENCE_S: Final = 1.0  # an upstream that wants to be left alone for longer is not retried at once
 SHARE: Final = 0.1  # of a retry, earned by each first try
 EARNED_MAX: Final = 20.0
@@ -101,26 +100,26 @@ class Attempts:
         begun, asked for where it did not break off; free as long as it gains bytes, and its pauses are the transfer's.
         """
         self._pay(thing, goes_on=goes_on)
-        retries = 0
+        is_retry = False
         while True:
             try:
                 value = await self._once(self._ordered(thing, endpoints), call)
             except UpstreamFault as error:
-                if goes_on or not self._may_retry(error, retries):
+                if goes_on or is_retry or not self._may_retry(error):
                     self._note(thing, error)
                     raise
                 # Full jitter: those that one fault met together must not come back in step.
-                await self._sleep(PAUSE_S[retries] * self._rng())
-                retries += 1
+                await self._sleep(PAUSE_S * self._rng())
+                is_retry = True
             else:
                 self._answered_at = self._monotonic()
                 if not goes_on:
                     self._failed.pop(thing, None)
                 return value
 
-    def _may_retry(self, error: UpstreamFault, retries: int) -> bool:
+    def _may_retry(self, error: UpstreamFault) -> bool:
         is_patient = (error.retry_after_s or 0.0) <= PATIENCE_S
-        return policy_of(error).retried and is_patient and retries < RETRIES_MAX and self._budget.take()
+        return policy_of(error).retried and is_patient and self._budget.take()
 
     def _pay(self, thing: Hashable, *, goes_on: bool) -> None:
         """A repeat of what has just failed costs a retry; without one it has the same answer. Others earn a share."""

@@ -38,8 +38,8 @@ class Bandwidth:
 
 
 class Background:
-    """What work that nobody waits for may take: `bandwidth` (None is all), and no pull of the share `quota_reserve` of an
-    upstream's quota.
+    """What work that nobody waits for may take: `bandwidth` (None is all), and of an upstream's pulls those beyond the
+    share `quota_reserve`.
     """
 
     def __init__(self, settings: HydrateSettings, *, monotonic: Callable[[], float] = time.monotonic) -> None:

