@@ -19,7 +19,8 @@ from proxy.reload.files import Marks, Source, look
 from proxy.rules import Rules
 from proxy.server.certificate import Certificate, context_of
 from proxy.store.threads import Threads
-from proxy.upstream.client import Clients, Plan
+from proxy.upstream.client import Clients
+from proxy.upstream.endpoints import Plan
 
 log = logger("reload")
 LOOK_EVERY_S: Final = 1.0
