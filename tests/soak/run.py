@@ -57,6 +57,7 @@ class Report:
     excused: Counter[str] = field(default_factory=Counter)
     restarts: int = 0
     probes: int = 0
+    jobs_left: int = 0
     footprints: list[Footprint] = field(default_factory=list)
     disk_bytes: int = 0
     content_bytes: int = 0
@@ -70,7 +71,7 @@ class Report:
         lines = [
             f"seed {self.seed}: {sum(self.pulls.values())} pulls ({_counted(self.pulls)}), "
             f"{sum(self.excused.values())} failed in trouble ({_counted(self.excused)}), "
-            f"{self.restarts} restarts, {self.probes} probes",
+            f"{self.restarts} restarts, {self.probes} probes, {self.jobs_left} hydrations left for later",
             f"last life: memory {first.resident_bytes / MIB:.1f} -> {last.resident_bytes / MIB:.1f} MiB, descriptors "
             f"{first.files} -> {last.files}, threads {first.threads} -> {last.threads}; disk "
             f"{self.disk_bytes / MIB:.1f} MiB for {self.content_bytes / MIB:.1f} MiB of content",
@@ -148,7 +149,8 @@ class Soak:
             await kind(errand)
         except Failed as failed:
             excuse = self.weather.excuses(started, loop.time(), held=failed.held)
-            excuse = excuse or self.content.was_tainted(failed.digest)
+            if excuse is None and not failed.held:
+                excuse = self.content.was_tainted(failed.digest)
             if excuse is None:
                 what = "held" if failed.held else "cold"
                 self.report.fault(f"{kind.__name__} of {what} {repository}, {loop.time() - started:.1f} s: {failed}")
@@ -197,6 +199,7 @@ class Soak:
             for _ in range(2):  # a kept part of wrong bytes may cost one pull
                 await self._pull(plain, repository, self.trouble.chance("sweep"))
         await self._idle()
+        self.report.jobs_left = int(await self._metric("cistern_hydrations_queued"))
         await self._look()
         first, last = self.report.footprints[0], self.report.footprints[-1]
         if last.resident_bytes > first.resident_bytes + MEMORY_GROWTH:
@@ -211,8 +214,8 @@ class Soak:
         self._judge_log()
 
     async def _idle(self) -> None:
-        """Wait until nothing is on its way any more."""
-        gauges = ("cistern_downloads_running", "cistern_download_readers", "cistern_hydrations_queued")
+        """Wait until nothing is on its way any more; jobs that wait for their next attempt may go on waiting."""
+        gauges = ("cistern_downloads_running", "cistern_download_readers")
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while busy := {name: value for name in gauges if (value := await self._metric(name))}:
             if asyncio.get_running_loop().time() > deadline:
