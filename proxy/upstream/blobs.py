@@ -15,12 +15,13 @@ from proxy.upstream.base import BlobBody, Priority
 from proxy.upstream.endpoint import Ask, Endpoint
 from proxy.upstream.exchange import Exchange
 
-NO_HEAD_HERE: Final = frozenset({405, 501})
+# 404 too: a registry that is a cache itself may know GET alone of what it has not fetched yet (Harbor: protocol R16).
+NO_HEAD_HERE: Final = frozenset({404, 405, 501})
 
 
 async def head(endpoint: Endpoint, repository: str, digest: Digest, credentials: str | None) -> int | None:
-    """The size of a blob that is there. Storage behind a redirect may know GET alone, since the method is signed with
-    the URL: one byte tells the size then.
+    """The size of a blob that is there. Where HEAD does not find it one byte is asked for: storage behind a redirect
+    may know GET alone, since the method is signed with the URL.
     """
     async with endpoint.ask(_ask("HEAD", repository, digest, credentials)) as answer:
         if answer.status == 200:
