@@ -13,8 +13,10 @@ from proxy.config import Config
 from proxy.current import Current
 from proxy.downloads.room import Downloads
 from proxy.events import Events
+from proxy.evict import Evict, MakeRoom
 from proxy.exchange import Exchange
 from proxy.ground import Ground
+from proxy.holdings import Holdings
 from proxy.hydrate import Hydrate
 from proxy.listings import Listings
 from proxy.log import logger
@@ -61,6 +63,10 @@ class Rooms:
     pull: Pull
     listings: Listings
     hydrate: Hydrate
+    holdings: Holdings
+    evict: Evict
+    make_room: MakeRoom
+    uses: Uses
     ground: Ground
     world: World
 
@@ -111,6 +117,8 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             lambda rule, place: current.rules.route_in(rule, place),
             concurrency=config.hydrate.concurrency,
         )
+        holdings = Holdings(ground)
+        evict = Evict(ground, holdings, manifests, lambda: current.rules)
         rooms = Rooms(
             current,
             events,
@@ -124,6 +132,10 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             pull,
             listings,
             hydrate,
+            holdings,
+            evict,
+            MakeRoom(ground, capacity, holdings, evict, lambda: current.rules, downloads.is_running),
+            Uses(ground),
             ground,
             world,
         )
@@ -138,8 +150,9 @@ def _start(rooms: Rooms) -> None:
     start(rooms.hydrate.run(), name="hydrate: run")
     if rooms.disk.index.is_new:
         start(reindex(ground, rooms.manifests), name="reindex")
-    start(Uses(ground).listen(), name="uses: listen")
+    start(rooms.uses.listen(), name="uses: listen")
     start(rooms.capacity.run(), name="capacity: count")
+    start(rooms.make_room.run(), name="evict: make room")
 
 
 async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, world: World) -> Capacity:
@@ -149,6 +162,7 @@ async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, w
         lambda: Limits(current.config.cache.max_size, current.config.cache.keep_free),
         tasks,
         events,
+        clock=world.clock,
         monotonic=world.monotonic,
     )
     await capacity.begin()

@@ -10,10 +10,8 @@ from proxy.app import Rooms, registry_of
 from proxy.config import Address, Config
 from proxy.errors import CisternError, Denied
 from proxy.events import ConfigTaken
-from proxy.evict import Evict
 from proxy.explain import Explain
 from proxy.health import Health, Hearing, Look, LoopLag, oldest_s
-from proxy.holdings import Holdings
 from proxy.images import Images
 from proxy.journal import Journal
 from proxy.log import logger, public_url
@@ -102,7 +100,6 @@ def _desk(rooms: Rooms, health: Health) -> Desk:
     )
     metrics = Metrics(lambda: rooms.rules, gauges, monotonic=rooms.world.monotonic)
     metrics.listen(rooms.events)
-    holdings = Holdings(ground)
     return Desk(
         rooms.current,
         health,
@@ -110,11 +107,11 @@ def _desk(rooms: Rooms, health: Health) -> Desk:
         lag,
         index=ground.index,
         tags=rooms.tags,
-        images=Images(ground, holdings, lambda: rooms.rules, rooms.capacity),
-        evict=Evict(ground, holdings, rooms.manifests, lambda: rooms.rules),
+        images=Images(ground, rooms.holdings, lambda: rooms.rules, rooms.capacity),
+        evict=rooms.evict,
         explain=Explain(
             ground,
-            holdings,
+            rooms.holdings,
             rooms.current,
             rooms.upstreams.endpoints,
         ),

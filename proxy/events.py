@@ -72,6 +72,18 @@ class IntegrityFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Evicted:
+    """An image was dropped, or, without a place, content that no image reached; `reach` is what belonged to it, `bytes`
+    what went of its content.
+    """
+
+    place: Place | None
+    digest: Digest
+    reach: frozenset[Digest]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StorageDegraded:
     """The disk refuses what is written to it: bodies are streamed, not kept. `reason` is a word of a bounded set."""
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from cachetools import Cache, LRUCache, TTLCache
 
 from proxy.errors import CisternError, Overloaded, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
-from proxy.events import BlobAsked, HydrationEnded, ManifestFetched
+from proxy.events import BlobAsked, Evicted, HydrationEnded, ManifestFetched
 from proxy.ground import Ground
 from proxy.log import logger
 from proxy.manifests import Manifests
@@ -80,6 +80,7 @@ class Hydrate:
         self._seen: TTLCache[tuple[Place, Digest], bool] = TTLCache(SEEN_MAX, SEEN_S, timer=ground.clock)
         ground.events.listen(ManifestFetched, lambda event: self._hear(event, self._noted))
         ground.events.listen(BlobAsked, lambda event: self._hear(event, self._seen))
+        ground.events.listen(Evicted, self._forget)
 
     def _hear(self, event: ManifestFetched | BlobAsked, known: Cache[tuple[Place, Digest], bool]) -> None:
         """Take an event once per place and digest. A full queue drops it: the next client's request tells again."""
@@ -87,6 +88,13 @@ class Hydrate:
         if event.route.hydrate and key not in known and not self._heard.full():
             known[key] = True
             self._heard.put_nowait(event)
+
+    def _forget(self, event: Evicted) -> None:
+        """What was dropped and is pulled again is an image like any other."""
+        if event.place is not None:
+            for digest in event.reach:
+                self._noted.pop((event.place, digest), None)
+                self._seen.pop((event.place, digest), None)
 
     async def listen(self) -> None:
         """Turn what was heard into jobs, in order, until cancelled: a manifest is noted before its blobs are."""

@@ -25,8 +25,11 @@ class Admission(Protocol):
     def kept_part(self, name: str, size: int) -> None:
         """A transfer was broken off and left a part of `size` bytes behind, for the next one to go on from."""
 
-    def took_part(self, name: str) -> None:
-        """A transfer goes on with a part, or it is gone."""
+    async def took_part(self, name: str) -> None:
+        """A transfer begins to fill a part, new or kept; from now on nobody else touches its file."""
+
+    def left_part(self, name: str) -> None:
+        """The part is adopted, or gone."""
 
     def refused(self, error: OSError) -> str:
         """The disk refused a write: the reason in a word. Nothing is written until a probe finds it well again."""
@@ -50,7 +53,10 @@ class Unbounded:
     def kept_part(self, name: str, size: int) -> None:
         """Nobody counts."""
 
-    def took_part(self, name: str) -> None:
+    async def took_part(self, name: str) -> None:
+        """Nobody counts."""
+
+    def left_part(self, name: str) -> None:
         """Nobody counts."""
 
     def refused(self, error: OSError) -> str:

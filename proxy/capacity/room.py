@@ -17,6 +17,7 @@ from proxy.events import Events
 from proxy.ledger import Claim, Ledger, blocks_for
 from proxy.log import logger
 from proxy.store.census import Census, Room
+from proxy.store.filesystem import forget
 from proxy.store.opened import Disk
 from proxy.tasks import Tasks
 
@@ -25,6 +26,7 @@ LOOK_EVERY_S: Final = 1.0  # others fill the disk too: its room is looked at thi
 COUNT_EVERY_S: Final = 600.0  # the book is brought to the truth this often
 BEGIN_WITHIN_S: Final = 0.25  # a start waits so long for the first count
 WAIT_S: Final = 2.0  # how long a body may go on in memory while room is made for it
+SIZE_EVERY_S: Final = 3600.0  # what the cache takes is noted this often: growth is reckoned from it
 KEPT_PARTS_SHARE: Final = 20  # parts that nobody fills may take one part in so many of the cap
 
 
@@ -38,24 +40,29 @@ class Capacity:
         tasks: Tasks,
         events: Events,
         *,
+        clock: Callable[[], float],
         monotonic: Callable[[], float],
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._disk = disk
         self._limits = limits
         self._tasks = tasks
+        self._clock = clock
         self._monotonic = monotonic
         self._pause = pause
         self._filled: set[str] = set()  # part files that transfers fill now
+        self._dropping: set[str] = set()  # part files that are being deleted
         self._census = Census(disk.directory, disk.threads, disk.ledger, lambda: self._filled)
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = 0.0
+        self._size_saved_at = 0.0
         self._room: Room | None = None
         self._taken_at_look = 0
         self.trouble = Trouble(disk.parts, disk.threads, disk.files, tasks, events, pause)
         self.wanted = 0  # bytes that the largest body needs which found no room since eviction last looked
         self.short = asyncio.Event()
         self._made = asyncio.Condition()
+        self._hopeless = False  # the last round could not make the room that was called for
 
     @property
     def ledger(self) -> Ledger:
@@ -120,6 +127,8 @@ class Capacity:
                             raise
                         async with self._made:
                             await self._made.wait()
+                        if self._hopeless:
+                            return self.claim(size)
         except TimeoutError:
             return self.claim(size)
 
@@ -146,17 +155,43 @@ class Capacity:
         if self.cap is not None and self._disk.ledger.parts > self.cap // KEPT_PARTS_SHARE:
             self.short.set()
 
-    def took_part(self, name: str) -> None:
+    async def took_part(self, name: str) -> None:
         self._filled.add(name)
+        while name in self._dropping:  # a file that is just being deleted is no start
+            async with self._made:
+                await self._made.wait()
         self._disk.ledger.kept_parts.pop(name, None)
+
+    def left_part(self, name: str) -> None:
+        self._filled.discard(name)
+
+    async def drop_kept_parts(self) -> None:
+        """Delete parts that nobody fills, those first that were left first, while room is short or they take more
+        than their share. OSError: the disk refuses.
+        """
+        kept = self._disk.ledger.kept_parts
+        for name in list(kept):
+            bound = (self.cap or 0) // KEPT_PARTS_SHARE
+            if not self.excess() and self._disk.ledger.parts <= bound:
+                return
+            if name in self._filled or name not in kept:
+                continue
+            self._dropping.add(name)
+            try:
+                await self._disk.threads.disk(forget, self._disk.files, self._disk.parts / name)
+                kept.pop(name, None)
+            finally:
+                self._dropping.discard(name)
+                await self.made()
 
     def refused(self, error: OSError) -> str:
         return self.trouble.note(error)
 
     # What keeps the book true
 
-    async def made(self) -> None:
-        """Room was made, or none can be: whoever waits looks again."""
+    async def made(self, *, hopeless: bool = False) -> None:
+        """Room was made, or none can be: whoever waits looks again, or gives up."""
+        self._hopeless = hopeless
         async with self._made:
             self._made.notify_all()
 
@@ -198,6 +233,9 @@ class Capacity:
             log.info("the book of the cache was corrected", before=before, after=after)
         if self.excess():
             self.short.set()
+        if self._clock() - self._size_saved_at >= SIZE_EVERY_S:
+            self._size_saved_at = self._clock()
+            await self._disk.index.save_size(self._clock(), after)
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:

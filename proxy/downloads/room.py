@@ -47,6 +47,10 @@ class Downloads:
         while self._running:
             await self._calm.wait()
 
+    def is_running(self, digest: Digest) -> bool:
+        """Whether a transfer of this digest runs now."""
+        return digest in self._running
+
     def find(self, digest: Digest) -> Transfer | None:
         return self._running.get(digest)
 

@@ -20,6 +20,7 @@ from proxy.events import (
     ConfigRefused,
     ConfigTaken,
     Events,
+    Evicted,
     HydrationEnded,
     IntegrityFailed,
     NotStored,
@@ -136,6 +137,7 @@ class Metrics:
         events.listen(IntegrityFailed, lambda event: self._wrong.labels(among(event.where, PLACES_OF_FAULT)).inc())
         events.listen(TransferResumed, lambda _event: self._resumed.inc())
         events.listen(HydrationEnded, self._ended)
+        events.listen(Evicted, lambda event: self._evicted.inc(event.bytes))
         events.listen(TagStale, self._served_stale)
         events.listen(ConfigTaken, lambda _event: self._reload_ok.set(1))
         events.listen(ConfigRefused, lambda _event: self._reload_ok.set(0))
@@ -149,10 +151,6 @@ class Metrics:
             tag = exchange.reference.rpartition(":")[2]
             if exchange.result is not Result.ERROR:
                 self._stale.pop((exchange.route.place, tag), None)
-
-    def evicted(self, freed_bytes: int) -> None:
-        """So many bytes were deleted."""
-        self._evicted.inc(freed_bytes)
 
     def _called(self, call: UpstreamCall) -> None:
         self._asked.labels(call.upstream, call.kind, status_label(call.outcome, self._faults)).inc()

@@ -97,7 +97,6 @@ class Desk:
 
     async def evict(self, reference: str) -> dict[str, Any]:
         report = await self._evict.named(reference)
-        self.metrics.evicted(report.bytes)
         return {"reference": reference, **report.as_json()}
 
     async def refresh(self, reference: str) -> dict[str, Any]:

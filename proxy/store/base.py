@@ -131,6 +131,18 @@ class Parent:
     fetched_at: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One image's place in the eviction policy (see `proxy.evict.policy.Entry`), as it was last written."""
+
+    place: Place
+    digest: Digest
+    is_main: bool
+    order: int
+    uses: int
+    counted: int
+
+
 class Index(Protocol):
     """Derived knowledge: may be lost at any time and is rebuilt from the store and the records."""
 
@@ -157,6 +169,20 @@ class Index(Protocol):
         """Note a use; batched, may be lost in a crash."""
 
     async def last_used(self, digests: Sequence[Digest]) -> dict[Digest, float]: ...
+
+    async def count_uses(self, digests: Sequence[Digest]) -> None:
+        """Note one more pull of each manifest; batched, may be lost in a crash."""
+
+    async def times(self) -> dict[Digest, int]:
+        """How often each manifest was pulled, as far as anybody counted."""
+
+    async def ranks(self) -> Sequence[Rank]:
+        """Every image's place in the eviction policy."""
+
+    async def save_ranks(self, changed: Sequence[Rank], gone: Sequence[tuple[Place, Digest]]) -> None: ...
+
+    async def forget_manifests(self, place: Place, digests: Sequence[Digest]) -> None:
+        """They are gone from this place, with their children; and their uses, where no other place has them."""
 
     async def save_size(self, at: float, taken: int) -> None:
         """Note what the cache took on its disk (bytes) at a time (Unix seconds)."""

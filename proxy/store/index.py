@@ -6,7 +6,8 @@ again is used again. synchronous=NORMAL: a killed server loses nothing, a power 
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,7 +17,8 @@ from proxy.errors import DigestInvalid
 from proxy.log import logger
 from proxy.oci import Digest
 from proxy.rules import Place
-from proxy.store.base import Job, Parent
+from proxy.store import ranks
+from proxy.store.base import Job, Parent, Rank
 from proxy.store.database import Database, DatabaseBroken, Row, set_aside
 from proxy.store.filesystem import Filesystem
 
@@ -44,6 +46,10 @@ CREATE TABLE IF NOT EXISTS jobs (scope TEXT NOT NULL, repository TEXT NOT NULL, 
 CREATE INDEX IF NOT EXISTS due ON jobs (state, due_at);
 CREATE TABLE IF NOT EXISTS uses (digest TEXT PRIMARY KEY, used_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sizes (at INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS counts (digest TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ranks (scope TEXT NOT NULL, repository TEXT NOT NULL, digest TEXT NOT NULL,
+    is_main INTEGER NOT NULL, position INTEGER NOT NULL, uses INTEGER NOT NULL, counted INTEGER NOT NULL,
+    PRIMARY KEY (scope, repository, digest)) WITHOUT ROWID;
 """
 # A save that is not of a client's GET does not undo the GET that was.
 SAVE_MANIFEST: Final = """
@@ -86,6 +92,7 @@ class SqliteIndex:
         self.is_new = database.was_made
         self._sizes: LRUCache[tuple[Place, Digest], int] = LRUCache(SIZES_IN_MEMORY)
         self._uses: dict[Digest, float] = {}
+        self._counts: Counter[Digest] = Counter()
         self._trouble: str | None = None
 
     @classmethod
@@ -151,6 +158,26 @@ class SqliteIndex:
         found = dict(await self._read(USES, (wanted,), lambda row: (Digest.parse(row[0]), float(row[1]))))
         return found | {digest: self._uses[digest] for digest in digests if digest in self._uses}
 
+    async def count_uses(self, digests: Sequence[Digest]) -> None:
+        self._counts.update(digests)
+        if len(self._counts) > USES_MAX:
+            await self.flush()
+
+    async def times(self) -> dict[Digest, int]:
+        rows = await self._read("SELECT digest, times FROM counts", (), lambda row: (Digest.parse(row[0]), int(row[1])))
+        return dict(Counter(dict(rows)) + self._counts)
+
+    async def ranks(self) -> Sequence[Rank]:
+        return await self._read("SELECT * FROM ranks", (), ranks.parsed)
+
+    async def save_ranks(self, changed: Sequence[Rank], gone: Sequence[tuple[Place, Digest]]) -> None:
+        await self._write(lambda connection: ranks.save(connection, changed, gone))
+
+    async def forget_manifests(self, place: Place, digests: Sequence[Digest]) -> None:
+        for digest in digests:
+            self._counts.pop(digest, None)
+        await self._write(lambda connection: ranks.forget(connection, _of(place), digests))
+
     async def save_size(self, at: float, taken: int) -> None:
         await self._write(lambda connection: _save_size(connection, at, taken))
 
@@ -160,8 +187,9 @@ class SqliteIndex:
     async def flush(self) -> None:
         """Write the noted uses, and forget hydrations that ended long ago. What cannot be written is dropped."""
         uses, self._uses = self._uses, {}
-        if uses:
-            await self._write(lambda connection: _save_uses(connection, uses))
+        counts, self._counts = self._counts, Counter()
+        if uses or counts:
+            await self._write(lambda connection: _save_uses(connection, uses, counts))
 
     async def close(self) -> None:
         try:
@@ -211,8 +239,9 @@ def _save_manifest(connection: sqlite3.Connection, parent: Parent, children: Chi
     )
 
 
-def _save_uses(connection: sqlite3.Connection, uses: dict[Digest, float]) -> None:
+def _save_uses(connection: sqlite3.Connection, uses: dict[Digest, float], counts: Mapping[Digest, int]) -> None:
     connection.executemany(SAVE_USE, [(str(digest), used_at) for digest, used_at in uses.items()])
+    connection.executemany(ranks.ADD_COUNT, [(str(digest), times) for digest, times in counts.items()])
     connection.execute(FORGET_ENDED_JOBS, (ENDED_JOBS_MAX,))
 
 

@@ -21,7 +21,7 @@ LAYERS: Final = [
     "capacity",
     "ground",
     "downloads holdings manifests uses",
-    "listings reindex tags",
+    "listings places reindex tags",
     "pull",
     "evict explain health hydrate images journal metrics",
     "server",

@@ -34,12 +34,12 @@ class Kept:
     def over(cls, proxy: Proxy, *, ask_within_s: float = 5.0) -> "Kept":
         rooms = proxy.rooms
         ground = rooms.ground
-        holdings = Holdings(ground)
+        holdings = rooms.holdings
         return cls(
             proxy,
             holdings,
             Images(ground, holdings, lambda: rooms.rules, rooms.capacity),
-            Evict(ground, holdings, rooms.manifests, lambda: rooms.rules),
+            rooms.evict,
             Explain(
                 ground,
                 holdings,

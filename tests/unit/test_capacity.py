@@ -134,7 +134,9 @@ async def bench(root: Path, max_size: Share = ONE_GIB, keep_free: Share = NOTHIN
             found.begun.put_nowait(seconds)
             await found.turns.get()
 
-        capacity = Capacity(disk, lambda: Limits(max_size, keep_free), tasks, events, monotonic=clock, pause=pause)
+        capacity = Capacity(
+            disk, lambda: Limits(max_size, keep_free), tasks, events, clock=clock, monotonic=clock, pause=pause
+        )
         found = Bench(capacity, disk, files, clock, heard)
         events.listen(StorageRecovered, lambda _event: found.recovered.set())
         await capacity.begin()
@@ -303,7 +305,7 @@ async def test_parts_left_behind_are_booked_until_they_are_taken_up(cache_dir: P
         assert not room.capacity.short.is_set()
         room.capacity.kept_part("b.part", 4 * MIB)
         assert room.capacity.short.is_set()
-        room.capacity.took_part("b.part")
+        await room.capacity.took_part("b.part")
         assert room.capacity.ledger.parts == blocks_for(MIB)
 
 

@@ -459,10 +459,6 @@ REFUSED = {
         "registry: {workers: 4}",
         "c.yaml:1: registry.workers: more than one process is not built in this version: leave it out, or write 1",
     ),
-    "rule size not built": (
-        "rules: [{name: a, upstream: quay.io/*, max_size: 20GiB}]",
-        "c.yaml:1: rules.0.max_size: a rule's own size is not built in this version: leave it out, or write none",
-    ),
     "merge key": ("a: &a {x: 1}\n<<: *a", "c.yaml:1: a: unknown key"),
     "not a map": ("- a", "c.yaml:1: must be a map of keys"),
     "syntax": ("cache: {\n", "c.yaml:2: did not find expected node content"),

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import __version__
 from proxy.config import parse
-from proxy.events import Events, HydrationEnded, IntegrityFailed, NotStored, TagStale, TransferResumed
+from proxy.events import Events, Evicted, HydrationEnded, IntegrityFailed, NotStored, TagStale, TransferResumed
 from proxy.exchange import Exchange
 from proxy.metrics import WORDS_MAX, Gauges, Metrics, Sample
 from proxy.oci import Digest
@@ -161,8 +161,8 @@ async def test_what_happened_is_counted(counted: Counted) -> None:
         IntegrityFailed("store", DIGEST, PLACE),
         IntegrityFailed("somewhere else", DIGEST, PLACE),
         HydrationEnded(PLACE, DIGEST, "failed", "…"),
+        Evicted(PLACE, DIGEST, frozenset((DIGEST,)), 12),
     )
-    counted.metrics.evicted(12)
     assert await counted.read("cistern_not_stored_total") == {("wrong_digest",): 1.0, ("disk",): 2.0}
     assert await counted.read("cistern_downloads_resumed_total") == {(): 1.0}
     assert await counted.read("cistern_integrity_failures_total") == {("store",): 1.0, ("other",): 1.0}

@@ -1,16 +1,16 @@
 """Drops an image by its reference: its tag, its manifests, and the content that no other image uses.
 
 What another image names stays, in whichever place that image is, and so does what is being read: an open file outlives
-its name. Invariants: a tag goes first, so that nobody resolves to what is half gone; links go last, so that an eviction
-cut short can be asked for again.
+its name. One eviction at a time, of any kind: two at once would each spare what the other one's image shares with it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from proxy.errors import Denied, ManifestUnknown
+from proxy.evict.graph import Graph, graph_of
+from proxy.evict.removal import EvictReport, Removal
 from proxy.ground import Ground
 from proxy.holdings import HeldImage, Holdings, plain_name
 from proxy.log import logger
@@ -22,38 +22,16 @@ from proxy.rules import Place, Route, Rules
 log = logger("evict")
 
 
-@dataclass(frozen=True, slots=True)
-class EvictReport:
-    """What went: tags, manifests, other blobs, and bytes on disk. All 0 but `tags` if another tag names the image."""
-
-    tags: int = 0
-    manifests: int = 0
-    blobs: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: "EvictReport") -> "EvictReport":
-        return EvictReport(
-            self.tags + other.tags,
-            self.manifests + other.manifests,
-            self.blobs + other.blobs,
-            self.bytes + other.bytes,
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 class Evict:
-    """Evictions, one at a time: two at once would each spare what the other one's image shares with theirs."""
+    """Evictions that somebody asks for. `turn` is held through each; `look` is what every kind of eviction goes by."""
 
     def __init__(self, ground: Ground, holdings: Holdings, manifests: Manifests, rules: Callable[[], Rules]) -> None:
         self._holdings = holdings
-        self._manifests = manifests
         self._rules = rules
         self._records = ground.records
-        self._store = ground.blobs
-        self._index = ground.index
-        self._turn = asyncio.Lock()
+        self._threads = ground.threads
+        self.removal = Removal(ground, manifests)
+        self.turn = asyncio.Lock()
 
     async def named(self, reference: str) -> EvictReport:
         """Evict what `reference` means to a client, or what of that name is still here though no pull leads there.
@@ -82,7 +60,7 @@ class Evict:
         return await self._evict(route.place, target)
 
     async def _evict(self, place: Place, target: str | Digest) -> EvictReport:
-        async with self._turn:
+        async with self.turn:
             images = await self._holdings.images_of(place)
             image = _find(images, place, target)
             dropped = (target,) if isinstance(target, str) else tuple(image.tags)
@@ -90,51 +68,20 @@ class Evict:
                 await self._records.drop_tag(place, tag)
             if set(image.tags) - set(dropped) or _image_over(images, image.digest) is not None:
                 return EvictReport(tags=len(dropped))
-            return replace(await self._drop(image), tags=len(dropped))
+            graph = await self.look({}, {})
+            if (image.place, image.digest) not in graph.nodes:  # a tag was all there was of it
+                return EvictReport(tags=len(dropped))
+            report = await self.removal.image(graph.drop((image.place, image.digest)))
+            log.info("image evicted", place=str(place), digest=str(image.digest), **report.as_json())
+            return replace(report, tags=len(dropped))
 
-    async def _drop(self, image: HeldImage) -> EvictReport:
-        """Drop an untagged image: content that nobody else uses, then its links."""
-        needed_here: set[Digest] = set()
-        needed: set[Digest] = set()
-        async for other in self._holdings.images():
-            if other.place == image.place and other.digest == image.digest:
-                continue
-            needed.update(other.reach())
-            if other.place == image.place:
-                needed_here.update(other.reach())
-        reach = image.reach()
-        report = await self._delete(image, [digest for digest in reach if digest not in needed])
-        gone = [digest for digest in reach if digest not in needed_here]
-        await self._records.drop_links(image.place, gone)
-        await self._end_hydrations(image.place, gone)
-        log.info(
-            "image evicted",
-            place=str(image.place),
-            digest=str(image.digest),
-            manifests=report.manifests,
-            blobs=report.blobs,
-            bytes=report.bytes,
-        )
-        return report
-
-    async def _delete(self, image: HeldImage, digests: Iterable[Digest]) -> EvictReport:
-        """Delete from the store what is there: blobs first, the manifests that name them last."""
-        report = EvictReport()
-        for digest in sorted(digests, key=lambda digest: digest in image.manifests):
-            size = await self._store.stat(digest)
-            await self._store.delete(digest)
-            self._manifests.forget(digest)
-            if size is not None:
-                is_manifest = digest in image.manifests
-                report += EvictReport(manifests=int(is_manifest), blobs=int(not is_manifest), bytes=size)
-        return report
-
-    async def _end_hydrations(self, place: Place, digests: Iterable[Digest]) -> None:
-        """What waits in the queue must not bring the image back."""
-        gone = set(digests)
-        for job in await self._index.jobs("queued"):
-            if job.place == place and job.manifest in gone:
-                await self._index.save_job(replace(job, state="failed", error="its image was evicted"))
+    async def look(self, rule_of: Mapping[Place, str | None], used: Mapping[Digest, float]) -> Graph:
+        """Every image that is here, and what is stored. `rule_of` names the rule of a place, and `used` tells when a
+        manifest was last fetched, where that matters.
+        """
+        images = [image async for image in self._holdings.images()]
+        taken = await self._holdings.taken()
+        return await self._threads.disk(graph_of, images, taken, rule_of, used)
 
 
 def _find(images: Iterable[HeldImage], place: Place, target: str | Digest) -> HeldImage:
