@@ -5,14 +5,14 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from proxy.capacity import Capacity, Limits
 from proxy.config import Config
 from proxy.current import Current
 from proxy.downloads.room import Downloads
-from proxy.events import Events
+from proxy.events import Events, IntegrityFailed
 from proxy.evict import Evict, MakeRoom
 from proxy.exchange import Exchange
 from proxy.ground import Ground
@@ -21,6 +21,7 @@ from proxy.hydrate import Hydrate
 from proxy.listings import Listings
 from proxy.log import logger
 from proxy.manifests import Manifests
+from proxy.oci import Digest
 from proxy.pull import Pull
 from proxy.reindex import reindex
 from proxy.rules import Rules
@@ -87,7 +88,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
     world = world or World()
     async with AsyncExitStack() as stack:
         events, current = Events(), Current(config)
-        disk = await stack.enter_async_context(open_disk(config.cache.directory))
+        disk = await stack.enter_async_context(_open_disk(config, events, world))
         tasks = Tasks()
         upstreams = await stack.enter_async_context(
             Clients(
@@ -167,6 +168,13 @@ async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, w
     )
     await capacity.begin()
     return capacity
+
+
+def _open_disk(config: Config, events: Events, world: World) -> AbstractAsyncContextManager[Disk]:
+    def on_bad(digest: Digest, why: str, aside: str) -> None:
+        events.publish(IntegrityFailed("store", digest, None, f"{why}; {f'set aside as {aside}' if aside else 'gone'}"))
+
+    return open_disk(config.cache.directory, clock=world.clock, on_bad=on_bad)
 
 
 def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, events: Events, world: World) -> Ground:

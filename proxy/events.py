@@ -64,11 +64,12 @@ class TransferResumed:
 
 @dataclass(frozen=True, slots=True)
 class IntegrityFailed:
-    """Bytes did not hash to their digest; `where` is upstream, resume or store."""
+    """Bytes did not hash to their digest; `where` is upstream, resume or store. `detail` says what became of them."""
 
     where: str
     digest: Digest
     place: Place | None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Journal:
 
     def _integrity_failed(self, event: IntegrityFailed) -> None:
         place = None if event.place is None else str(event.place)
-        log.error("wrong content", where=event.where, digest=str(event.digest), place=place)
+        log.error("wrong content", where=event.where, digest=str(event.digest), place=place, detail=event.detail)
 
     def _tag_moved(self, event: TagMoved) -> None:
         log.info("tag moved", place=str(event.place), tag=event.tag, before=str(event.before), after=str(event.after))

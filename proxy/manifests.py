@@ -5,7 +5,6 @@ proof. Cache trouble never fails a fetch that the upstream could serve.
 """
 
 import io
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,27 +54,28 @@ class Manifests:
             return None
         body = self._bodies.get(digest)
         if body is None:
-            body = await self._load(place, digest)
+            body = await self._load(digest)
         if body is None:
             return None
         return Held(Descriptor(link.media_type, digest, len(body)), body)
 
-    async def _load(self, place: Place, digest: Digest) -> bytes | None:
+    async def _load(self, digest: Digest) -> bytes | None:
         try:
             found = await self._store.read(digest)
             if found is None:
                 return None
             try:
                 body = await self._threads.disk(_read_all, found.file)
+            except OSError as error:
+                found.failed(error)
+                raise
             finally:
                 found.close()
         except OSError as error:
             log.warning("a stored manifest cannot be read", digest=str(digest), error=str(error))
             return None
         if not digest.matches(body):
-            self._events.publish(IntegrityFailed("store", digest, place))
-            with suppress(OSError):  # a disk that keeps it: it is never served, and fetched again each time
-                await self._store.delete(digest)
+            await self._store.condemn(digest, "a manifest's bytes do not hash to it")
             return None
         self._remember(digest, body)
         return body

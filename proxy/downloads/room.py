@@ -139,6 +139,9 @@ class Downloads:
             return None
         if held is not None:
             try:
+                if not await held.is_whole():
+                    held.close()
+                    return None
                 await self._prove(transfer)
             except BaseException:
                 held.close()

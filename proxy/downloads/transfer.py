@@ -10,14 +10,12 @@ import io
 import os
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
 
 from proxy.downloads.bell import Bell
 from proxy.errors import CisternError, TransferFailed
 from proxy.oci import Digest
 from proxy.rules import Place, Source
-
-HOLD: Final = 64 << 10  # bytes at the end that wait for the digest (architecture: "holding back")
+from proxy.store.base import HOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +187,9 @@ class Reader:
             if transfer.verified:
                 return offset
             await transfer.bell.wait()
+
+    def failed(self, error: OSError) -> None:
+        """Reading met `error`: this reader is dropped; the transfer writes, and hears of its own disk errors."""
 
     @property
     def file(self) -> io.FileIO:

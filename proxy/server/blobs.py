@@ -4,9 +4,7 @@ Once a blob gave one client a 206, every later range of it must be a 206 (protoc
 of the three it is.
 """
 
-import io
 import secrets
-from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
@@ -16,22 +14,7 @@ from proxy.pull import BlobAnswer
 from proxy.server import respond
 from proxy.server.ranges import Plan, content_range, is_ranged, plan
 from proxy.server.send import Body, Wire
-from proxy.store.base import OpenBlob
 from proxy.store.threads import Threads
-
-
-@dataclass(frozen=True, slots=True)
-class HeldBody:
-    """A stored blob as a Body: all of it may leave."""
-
-    held: OpenBlob
-
-    @property
-    def file(self) -> io.FileIO:
-        return self.held.file
-
-    async def ready(self, offset: int) -> int:
-        return self.held.size
 
 
 async def send_blob(
@@ -63,7 +46,7 @@ async def _open(request: web.BaseRequest, answer: BlobAnswer) -> tuple[int | Non
     does HTTP/1.0, which has no chunks.
     """
     if answer.held is not None:
-        return answer.held.size, HeldBody(answer.held)
+        return answer.held.size, answer.held
     if answer.reader is None:
         raise RuntimeError("a GET's answer has a held blob or a reader")
     size = await answer.reader.opened()

@@ -5,6 +5,7 @@ ends a body early raises ConnectionError here: aiohttp then drops the connection
 """
 
 import asyncio
+import errno
 import io
 import os
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from aiohttp import web
 from proxy.errors import CisternError
 from proxy.exchange import Exchange
 from proxy.oci import Span
+from proxy.store.base import ContentBad
 from proxy.store.threads import Threads
 
 BLOCK: Final = 4 << 20  # bytes per sendfile call, so that a stalled client is noticed
@@ -29,6 +31,9 @@ class Body(Protocol):
     def file(self) -> io.FileIO: ...
 
     async def ready(self, offset: int) -> int: ...
+
+    def failed(self, error: OSError) -> None:
+        """Reading `file` met this error."""
 
 
 class BodyDropped(ConnectionError):
@@ -51,9 +56,14 @@ class Wire:
             end = min(await _ready(body, offset), span.stop, offset + BLOCK)
             if end <= offset:
                 raise BodyDropped(f"the body ended at byte {offset} of {span.stop}")
-            sent = await self._block(body.file, offset, end - offset)
+            try:
+                sent = await self._block(body.file, offset, end - offset)
+            except OSError as error:
+                body.failed(error)
+                raise
             self.exchange.sent += sent
             if sent < end - offset:
+                body.failed(OSError(errno.EIO, f"it ends at byte {offset + sent}"))
                 raise BodyDropped(f"the file ended at byte {offset + sent}, {end} were promised")
             offset = end
 
@@ -96,5 +106,5 @@ class Wire:
 async def _ready(body: Body, offset: int) -> int:
     try:
         return await body.ready(offset)
-    except CisternError as error:
+    except (CisternError, ContentBad) as error:
         raise BodyDropped(str(error)) from error

@@ -1,14 +1,17 @@
-"""The ports of the store: five verbs over verified blobs, and small durable records.
+"""The ports of the store: five verbs over verified blobs, two against rot, and small durable records.
 
-Blobs: what `stat` finds is whole and verified; adoption is the last step and survives a crash. Manifests are blobs too.
+Blobs: what `stat` finds was whole and verified; adoption is the last step and survives a crash. Manifests are blobs
+too. Disks forget all the same, so a blob that is suspect is hashed again before it may end anywhere.
 Records cannot be guessed from bytes, so they are durable on their own. The index is derived and may be lost.
 """
 
+import asyncio
+import enum
 import io
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.freshness import TagRecord
 from proxy.oci import Digest
@@ -24,15 +27,60 @@ class Stored:
     taken: int = field(default=0, compare=False)
 
 
+HOLD: Final = 64 << 10  # bytes at the end of an unverified body that wait for its digest (architecture: "holding back")
+
+
+class ContentBad(OSError):
+    """A stored blob turned out not to hash to its name; it is set aside, and whoever read it must be dropped."""
+
+
+class Verdict(enum.Enum):
+    """What a check found. UNREADABLE: the disk did not give the bytes, for a reason that may pass."""
+
+    WHOLE = "whole"
+    BAD = "bad"
+    GONE = "gone"
+    UNREADABLE = "unreadable"
+
+
 class OpenBlob:
-    """A verified blob, open for reading until `close`; deleting the blob meanwhile does not disturb it."""
+    """A blob, open for reading until `close`; deleting the blob meanwhile does not disturb it.
 
-    __slots__ = ("file", "on_close", "size")
+    `verdict` is None for a blob that is trusted. Else it is the check that runs: until it says WHOLE the last HOLD
+    bytes may not leave. `on_fault` hears of an error that reading met.
+    """
 
-    def __init__(self, file: io.FileIO, size: int) -> None:
+    __slots__ = ("_on_fault", "file", "on_close", "size", "verdict")
+
+    def __init__(
+        self,
+        file: io.FileIO,
+        size: int,
+        verdict: "asyncio.Future[Verdict] | None" = None,
+        on_fault: Callable[[OSError], None] | None = None,
+    ) -> None:
         self.file = file
         self.size = size
         self.on_close: Callable[[], object] | None = None  # the store's: nobody reads it here any more
+        self.verdict = verdict
+        self._on_fault = on_fault
+
+    async def ready(self, offset: int) -> int:
+        """Wait until bytes at `offset` may leave; returns where they end for now. Raises ContentBad."""
+        if self.verdict is not None and not self.verdict.done() and offset < self.size - HOLD:
+            return self.size - HOLD
+        if not await self.is_whole():
+            raise ContentBad("the stored blob does not hash to its digest; it is fetched again")
+        return self.size
+
+    async def is_whole(self) -> bool:
+        """Whether all of it may leave; waits for the check of a suspect one."""
+        return self.verdict is None or await asyncio.shield(self.verdict) is Verdict.WHOLE
+
+    def failed(self, error: OSError) -> None:
+        """Tell the store that reading this file met `error`."""
+        if self._on_fault is not None:
+            self._on_fault(error)
 
     def close(self) -> None:
         self.file.close()
@@ -48,7 +96,10 @@ class BlobStore(Protocol):
         """The size of a stored blob, None if it is not here."""
 
     async def read(self, digest: Digest) -> OpenBlob | None:
-        """The blob open for reading (the caller closes it), None if it is not here. OSError: the disk failed."""
+        """The blob open for reading (the caller closes it), None if it is not here. OSError: the disk failed.
+
+        A suspect one is hashed first if it is small: a bad one is then None. A larger one has a `verdict` to wait for.
+        """
 
     async def adopt(self, part: Path, digest: Digest, size: int) -> None:
         """Take a verified, complete part file: sync it, name it by its digest, sync the folder. `part` is gone after.
@@ -68,6 +119,12 @@ class BlobStore(Protocol):
 
     def list(self) -> AsyncIterator[Stored]:
         """Every stored blob, in no order."""
+
+    async def check(self, digest: Digest, pause: Callable[[int], Awaitable[None]]) -> Verdict:
+        """Hash a stored blob behind everybody else; a bad one is set aside. `pause` is awaited with the bytes read."""
+
+    async def condemn(self, digest: Digest, why: str) -> None:
+        """Set aside a blob that turned out bad: it is not here any more. Nothing if it is not here."""
 
 
 @dataclass(frozen=True, slots=True)

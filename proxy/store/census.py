@@ -13,8 +13,8 @@ from typing import Final
 
 from proxy.ledger import Ledger
 from proxy.oci import HEX_LENGTH
+from proxy.store.blocks import SECTOR, blocks_of
 from proxy.store.directory import KEPT_PARTS, Directory
-from proxy.store.disk import SECTOR, blocks_of
 from proxy.store.filesystem import entries
 from proxy.store.records import FILE as RECORDS
 from proxy.store.threads import Threads

@@ -3,7 +3,7 @@
     version   `cistern store 1`     a newer stamp is refused, nothing touched
     lock      the owner's pid       held by flock, so a killed owner never keeps it; empty after a clean stop
     boot      the kernel's boot id  parts written under another one may have holes: they are dropped
-    blobs/ parts/ records.sqlite records.backup.sqlite index.sqlite
+    blobs/ parts/ quarantine/ records.sqlite records.backup.sqlite index.sqlite
 
 A directory that is not plainly ours is refused in words, untouched: a wrong setting must not cost anybody's files.
 """
@@ -31,7 +31,7 @@ log = logger("store")
 VERSION: Final = 1
 STAMP: Final = re.compile(rb"cistern store ([0-9]{1,9})\n?")
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-FOLDERS: Final = ("blobs", *(f"blobs/{algorithm}" for algorithm in HEX_LENGTH), "parts")
+FOLDERS: Final = ("blobs", *(f"blobs/{algorithm}" for algorithm in HEX_LENGTH), "parts", "quarantine")
 DATABASES: Final = ("records.sqlite", "records.backup.sqlite", "index.sqlite")
 SIDE_FILES: Final = ("", "-wal", "-shm", "-journal", ".new", ".broken")
 FILES: Final = ("version", "lock", "boot", *(name + side for name in DATABASES for side in SIDE_FILES))
@@ -59,6 +59,10 @@ class Directory:
     @property
     def parts(self) -> Path:
         return self.root / "parts"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
 
     def release(self) -> None:
         """Give it up after a clean stop."""

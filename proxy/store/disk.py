@@ -2,7 +2,7 @@
 
 A path is computed from a parsed digest only. Nothing is named before its bytes are synced, and a name is synced before
 `adopt` returns: what stands under blobs/ is whole, after a crash at any step too. A failed fsync is never tried again:
-the file goes.
+the file goes. A file that is not as its seal says is hashed again before it may end anywhere (`checks`).
 """
 
 import errno
@@ -13,6 +13,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -20,7 +21,9 @@ from typing import Final
 from proxy.ledger import Ledger
 from proxy.log import logger
 from proxy.oci import HEX, HEX_LENGTH, Digest
-from proxy.store.base import OpenBlob, Stored
+from proxy.store.base import OpenBlob, Stored, Verdict
+from proxy.store.blocks import SECTOR, blob_path, blocks_of, folder_of
+from proxy.store.checks import Checks, Pause
 from proxy.store.filesystem import (
     PRIVATE_FILE,
     Filesystem,
@@ -32,10 +35,13 @@ from proxy.store.filesystem import (
     sync_folder,
     write_new,
 )
+from proxy.store.seals import Seal, seal_of
 from proxy.store.threads import Threads
 
 log = logger("store")
-SECTOR: Final = 512  # the unit of st_blocks, whatever the file system's own blocks are
+# A suspect blob of at most so many bytes is hashed before its first byte leaves, which takes a few hundredths of a
+# second: if it is bad, its client is served from the upstream on the same connection.
+HASH_FIRST: Final = 8 << 20
 
 
 @dataclass(slots=True)
@@ -53,13 +59,14 @@ class DiskStore:
     """
 
     def __init__(
-        self, blobs: Path, parts: Path, threads: Threads, files: Filesystem, ledger: Ledger | None = None
+        self, blobs: Path, parts: Path, threads: Threads, files: Filesystem, checks: Checks, ledger: Ledger
     ) -> None:
         self._blobs = blobs
         self._parts = parts
         self._threads = threads
         self._files = files
-        self.ledger = ledger or Ledger()
+        self._checks = checks
+        self.ledger = ledger
         self._reading: dict[Digest, _Reading] = {}
         self._puts = itertools.count()
         self._durable_shards: set[Path] = set()
@@ -67,18 +74,41 @@ class DiskStore:
 
     def path_of(self, digest: Digest) -> Path:
         """Where a blob stands, or would."""
-        return self._blobs / digest.algorithm / digest.encoded[:2] / digest.encoded
+        return blob_path(self._blobs, digest)
 
     async def stat(self, digest: Digest) -> int | None:
         return await self._threads.disk(size_of_file, self.path_of(digest))
 
     async def read(self, digest: Digest) -> OpenBlob | None:
-        found = await self._threads.disk(_open_blob, self.path_of(digest), unclaimed=_close)
-        if found is not None:
-            reading = self._reading.setdefault(digest, _Reading())
-            reading.readers += 1
-            found.on_close = lambda: self._read_ended(digest, reading)
-        return found
+        path = self.path_of(digest)
+        found = await self._threads.disk(_open_file, path, unclaimed=_close)
+        if found is None:
+            return None
+        file, seal = found
+        try:
+            blob = await self._judged(digest, path, file, seal)
+        except BaseException:
+            file.close()
+            raise
+        if blob is None:
+            file.close()
+            return None
+        reading = self._reading.setdefault(digest, _Reading())
+        reading.readers += 1
+        blob.on_close = lambda: self._read_ended(digest, reading)
+        return blob
+
+    async def _judged(self, digest: Digest, path: Path, file: io.FileIO, seal: Seal) -> OpenBlob | None:
+        """The open file as a blob, None if it must not be served."""
+        on_fault = partial(self._checks.fault, digest, path, seal.inode)
+        if not await self._checks.may_open(digest, seal):
+            return None
+        if await self._checks.seals.trusts(digest, seal):
+            return OpenBlob(file, seal.size, None, on_fault)
+        suspect = OpenBlob(file, seal.size, self._checks.begin(digest, path, file, seal), on_fault)
+        if seal.size <= HASH_FIRST and not await suspect.is_whole():
+            return None
+        return suspect
 
     def is_read(self, digest: Digest) -> bool:
         return digest in self._reading
@@ -91,18 +121,47 @@ class DiskStore:
         if self._reading.get(digest) is reading:
             del self._reading[digest]
 
+    async def check(self, digest: Digest, pause: Pause) -> Verdict:
+        path = self.path_of(digest)
+        try:
+            found = await self._threads.disk(_open_file, path, unclaimed=_close)
+        except OSError as error:
+            log.warning("a stored blob cannot be opened", digest=str(digest), error=str(error))
+            return Verdict.UNREADABLE
+        if found is None:
+            await self._checks.seals.drop(digest)
+            return Verdict.GONE
+        with found[0] as file:
+            return await self._checks.gently(digest, path, file, pause)
+
+    async def condemn(self, digest: Digest, why: str) -> None:
+        await self._checks.condemn(digest, self.path_of(digest), None, why)
+
     async def adopt(self, part: Path, digest: Digest, size: int) -> None:
+        trusted = self._checks.seals.recall(digest)
         with self.ledger.changing(folder_of(digest)) as change:
-            change.took(*await self._threads.disk(self._adopt, part, digest, size))
+            files, own, seal = await self._threads.disk(self._adopt, part, digest, size, trusted)
+            change.took(files, own)
+        await self._note(digest, seal)
 
     async def put(self, data: bytes, digest: Digest) -> None:
+        trusted = self._checks.seals.recall(digest)
         with self.ledger.changing(folder_of(digest)) as change:
-            change.took(*await self._threads.disk(self._put, data, digest))
+            files, own, seal = await self._threads.disk(self._put, data, digest, trusted)
+            change.took(files, own)
+        await self._note(digest, seal)
+
+    async def _note(self, digest: Digest, seal: Seal | None) -> None:
+        """Seal what was named just now. A seal that cannot be written is no reason to refuse the blob."""
+        if seal is not None:
+            with suppress(OSError):
+                await self._checks.seals.note(digest, seal)
 
     async def delete(self, digest: Digest) -> None:
         with self.ledger.changing(folder_of(digest)) as change:
             freed, own = await self._threads.disk(self._delete, digest)
             change.took(-freed, own)
+        await self._checks.seals.drop(digest)
         # Who reads it now reads on, and the disk has its blocks back only then; who comes later reads another file.
         reading = self._reading.pop(digest, None)
         if reading is not None:
@@ -114,25 +173,27 @@ class DiskStore:
             for stored in await self._threads.disk(_blobs_in, shard):
                 yield stored
 
-    def _put(self, data: bytes, digest: Digest) -> tuple[int, int]:
-        """Returns what the shard's files take more by it, and what the shard itself takes now; so do the others."""
+    def _put(self, data: bytes, digest: Digest, trusted: Seal | None) -> tuple[int, int, Seal | None]:
+        """Returns what the shard's files take more by it, what the shard itself takes now, and the seal of a new file;
+        so does `_adopt`.
+        """
         if not digest.matches(data):
             raise ValueError(f"these {len(data)} bytes are not {digest}")
         target = self.path_of(digest)
-        if size_of_file(target) == len(data):
-            return 0, blocks_of(target.parent)
+        if trusted is not None and seal_of(target) == trusted:  # nothing speaks against what is here
+            return 0, blocks_of(target.parent), None
         before = blocks_of(target)
         part = self._parts / f"{digest.algorithm}-{digest.encoded}.{next(self._puts)}.put"
         write_new(self._files, part, data)
         with discarded_on_failure(self._files, part):
             self._name(part, target)
-        return blocks_of(target) - before, blocks_of(target.parent)
+        return blocks_of(target) - before, blocks_of(target.parent), seal_of(target)
 
-    def _adopt(self, part: Path, digest: Digest, size: int) -> tuple[int, int]:
+    def _adopt(self, part: Path, digest: Digest, size: int, trusted: Seal | None) -> tuple[int, int, Seal | None]:
         target = self.path_of(digest)
-        if size_of_file(target) == size:
+        if trusted is not None and seal_of(target) == trusted:
             forget(self._files, part)
-            return 0, blocks_of(target.parent)
+            return 0, blocks_of(target.parent), None
         before = blocks_of(target)
         with discarded_on_failure(self._files, part):
             with opened(self._files, part, os.O_RDONLY) as descriptor:
@@ -141,8 +202,9 @@ class DiskStore:
                     raise OSError(errno.EIO, f"the part of {digest} has {found.st_size} bytes, not {size}")
                 os.fchmod(descriptor, PRIVATE_FILE)
                 self._files.fsync(descriptor)
+                seal = Seal.of(os.fstat(descriptor))
             self._name(part, target)
-        return blocks_of(target) - before, blocks_of(target.parent)
+        return blocks_of(target) - before, blocks_of(target.parent), seal
 
     def _delete(self, digest: Digest) -> tuple[int, int]:
         """Returns what was freed, and what the shard itself takes now."""
@@ -179,20 +241,8 @@ class DiskStore:
             self._durable_shards.add(shard)
 
 
-def folder_of(digest: Digest) -> str:
-    """How the ledger calls the folder that a blob stands in."""
-    return f"{digest.algorithm}/{digest.encoded[:2]}"
-
-
-def blocks_of(path: Path) -> int:
-    """What a file or folder takes on its disk, in bytes; nothing if it is not there."""
-    try:
-        return os.lstat(path).st_blocks * SECTOR
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-
-
-def _open_blob(path: Path) -> OpenBlob | None:
+def _open_file(path: Path) -> tuple[io.FileIO, Seal] | None:
+    """A blob's file, open, and how it looks; None if there is no plain file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
@@ -204,14 +254,14 @@ def _open_blob(path: Path) -> OpenBlob | None:
         return None
     found = os.fstat(descriptor)
     if stat.S_ISREG(found.st_mode):
-        return OpenBlob(io.FileIO(descriptor, "rb"), found.st_size)
+        return io.FileIO(descriptor, "rb"), Seal.of(found)
     os.close(descriptor)
     return None
 
 
-def _close(blob: OpenBlob | None) -> None:
-    if blob is not None:
-        blob.close()
+def _close(found: tuple[io.FileIO, Seal] | None) -> None:
+    if found is not None:
+        found[0].close()
 
 
 def _shards(blobs: Path) -> list[Path]:

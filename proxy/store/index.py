@@ -1,4 +1,4 @@
-"""What is derived from manifests and requests: children, hydration jobs, last uses; may be lost, and is then relearned.
+"""What is derived from manifests and requests: children, jobs, last uses, seals; may be lost, and is then relearned.
 
 So a fault of this file never fails a request: it is logged once, the answer is as if nothing were known, and what works
 again is used again. synchronous=NORMAL: a killed server loses nothing, a power cut the last moments.
@@ -17,7 +17,7 @@ from proxy.errors import DigestInvalid
 from proxy.log import logger
 from proxy.oci import Digest
 from proxy.rules import Place
-from proxy.store import ranks
+from proxy.store import ranks, seals
 from proxy.store.base import Job, Parent, Rank
 from proxy.store.database import Database, DatabaseBroken, Row, set_aside
 from proxy.store.filesystem import Filesystem
@@ -51,6 +51,7 @@ CREATE TABLE IF NOT EXISTS ranks (scope TEXT NOT NULL, repository TEXT NOT NULL,
     is_main INTEGER NOT NULL, position INTEGER NOT NULL, uses INTEGER NOT NULL, counted INTEGER NOT NULL,
     PRIMARY KEY (scope, repository, digest)) WITHOUT ROWID;
 """
+EVERYTHING: Final = SCHEMA + seals.SCHEMA
 # A save that is not of a client's GET does not undo the GET that was.
 SAVE_MANIFEST: Final = """
 INSERT INTO manifests VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE
@@ -88,7 +89,7 @@ class SqliteIndex:
     blobs then has lost its index."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self.is_new = database.was_made
         self._sizes: LRUCache[tuple[Place, Digest], int] = LRUCache(SIZES_IN_MEMORY)
         self._uses: dict[Digest, float] = {}
@@ -100,11 +101,11 @@ class SqliteIndex:
         """Open or create; a broken file is set aside and an empty one taken. Blocks."""
         path = folder / FILE
         try:
-            return cls(Database(path, SCHEMA, "NORMAL", files))
+            return cls(Database(path, EVERYTHING, "NORMAL", files))
         except DatabaseBroken as error:
             aside = set_aside(path, files)
             log.warning("the index is broken and set aside; it starts empty", file=aside.name, error=str(error))
-            return cls(Database(path, SCHEMA, "NORMAL", files))
+            return cls(Database(path, EVERYTHING, "NORMAL", files))
 
     @property
     def trouble(self) -> str | None:
@@ -195,11 +196,11 @@ class SqliteIndex:
         try:
             await self.flush()
         finally:
-            await self._database.close()
+            await self.database.close()
 
     async def _read(self, query: str, values: Row, parse: Callable[[Row], Value]) -> list[Value]:
         try:
-            found = [parse(row) for row in await self._database.read(query, values)]
+            found = [parse(row) for row in await self.database.read(query, values)]
         except (OSError, DigestInvalid) as error:
             self._note(str(error))
             return []
@@ -208,7 +209,7 @@ class SqliteIndex:
 
     async def _write(self, work: Callable[[sqlite3.Connection], Value]) -> Value | None:
         try:
-            done = await self._database.write(work)
+            done = await self.database.write(work)
         except OSError as error:
             self._note(str(error))
             return None

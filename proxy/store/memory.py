@@ -2,11 +2,11 @@
 
 import io
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from proxy.oci import Digest
-from proxy.store.base import OpenBlob, Stored
+from proxy.store.base import OpenBlob, Stored, Verdict
 from proxy.store.filesystem import Filesystem, forget
 
 
@@ -53,6 +53,15 @@ class MemoryStore:
     async def list(self) -> AsyncIterator[Stored]:
         for digest, data in list(self._blobs.items()):
             yield Stored(digest, len(data))
+
+    async def check(self, digest: Digest, pause: Callable[[int], Awaitable[None]]) -> Verdict:
+        if digest not in self._blobs:
+            return Verdict.GONE
+        await pause(len(self._blobs[digest]))
+        return Verdict.WHOLE if digest.matches(self._blobs[digest]) else Verdict.BAD
+
+    async def condemn(self, digest: Digest, why: str) -> None:
+        await self.delete(digest)
 
 
 def _read_whole(part: Path, size: int) -> bytes:

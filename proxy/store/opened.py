@@ -1,6 +1,7 @@
 """Everything a server keeps on its local disk, opened in order and closed in reverse."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,17 +10,22 @@ from typing import Final
 
 from proxy.ledger import Ledger
 from proxy.log import logger
+from proxy.oci import Digest
+from proxy.store.checks import Bad, Checks
 from proxy.store.directory import Directory, own_directory, read_boot_id
 from proxy.store.disk import DiskStore
 from proxy.store.filesystem import Filesystem
 from proxy.store.index import SqliteIndex
+from proxy.store.quarantine import Quarantine
 from proxy.store.records import SqliteRecords
+from proxy.store.seals import Seals
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 
 log = logger("store")
 
 FLUSH_EVERY_S: Final = 30.0
+SYNC_EVERY_S: Final = 20.0  # what an unclean stop leaves without a seal, and has hashed again
 BACKUP_EVERY_S: Final = 600.0
 
 
@@ -33,6 +39,7 @@ class Disk:
     blobs: DiskStore
     records: SqliteRecords
     index: SqliteIndex
+    seals: Seals
     threads: Threads
     ledger: Ledger
     files: Filesystem
@@ -42,6 +49,11 @@ class Disk:
         return self.directory.parts
 
 
+def tell_bad(digest: Digest, why: str, aside: str) -> None:
+    """The one log line of a bad blob, where nobody else listens."""
+    log.error("a stored blob is bad", digest=str(digest), why=why, aside=aside)
+
+
 @asynccontextmanager
 async def open_disk(
     directory: Path,
@@ -49,8 +61,11 @@ async def open_disk(
     files: Filesystem | None = None,
     boot_id: str | None = None,
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    clock: Callable[[], float] = time.time,
+    on_bad: Bad = tell_bad,
 ) -> AsyncIterator[Disk]:
-    """Own, lay out and open `directory`; on the way out back up and close. `pause` waits between backups.
+    """Own, lay out and open `directory`; on the way out back up and close. `pause` waits between backups; `on_bad`
+    hears of every blob that is found bad.
 
     StoreBusy: another server has it. StoreRefused: it cannot be used, and why. OSError: the disk failed.
     """
@@ -65,12 +80,23 @@ async def open_disk(
         stack.push_async_callback(records.close)
         index = await threads.disk(SqliteIndex.open, owned.root, files)
         stack.push_async_callback(index.close)
-        ledger = Ledger()
-        blobs = DiskStore(owned.blobs, owned.parts, threads, files, ledger)
+        seals = Seals(index.database, clock)
+        stack.push_async_callback(_last_sync, seals)
         tasks = await stack.enter_async_context(Tasks())
+        ledger = Ledger()
+        checks = Checks(threads, seals, Quarantine(owned.quarantine, files), ledger, tasks, on_bad)
+        blobs = DiskStore(owned.blobs, owned.parts, threads, files, checks, ledger)
+        tasks.start(_every(SYNC_EVERY_S, seals.sync, pause), name="sync point")
         tasks.start(_every(FLUSH_EVERY_S, index.flush, pause), name="write last uses")
         tasks.start(_every(BACKUP_EVERY_S, records.backup, pause), name="back up records")
-        yield Disk(owned, blobs, records, index, threads, ledger, files)
+        yield Disk(owned, blobs, records, index, seals, threads, ledger, files)
+
+
+async def _last_sync(seals: Seals) -> None:
+    try:
+        await seals.sync()
+    except OSError as error:
+        log.warning("the last sync point failed: what is new is hashed again when it is read", error=str(error))
 
 
 async def _every(

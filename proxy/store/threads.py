@@ -1,12 +1,16 @@
-"""The store's own threads: bounded pools for disk work and for hashing; the loop's default executor is never used.
+"""The store's own threads: bounded pools for disk work, for hashing, and one thread for what may wait for everybody.
 
+The loop's default executor is never used.
 A slow disk then holds up disk work only, never name look-ups or the event loop. Work once asked for is done to its
 end: a caller who is cancelled leaves it running, so no file is left half written by a client that went away.
 """
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 Value = TypeVar("Value")
@@ -16,12 +20,16 @@ DISK_THREADS: Final = 8
 HASH_THREADS: Final = 2  # sha256 releases the GIL: two threads gave 3.0 GB/s, more only fight for cores
 
 
+LOWEST: Final = 19  # nice; schedulers derive a thread's I/O priority from it (ioprio_set(2))
+
+
 class Threads:
-    """Two pools. `async with Threads() as threads:` waits for their work on the way out."""
+    """Three pools. `async with Threads() as threads:` waits for their work on the way out."""
 
     def __init__(self, disk: int = DISK_THREADS, hashing: int = HASH_THREADS) -> None:
         self.disk_pool = ThreadPoolExecutor(disk, thread_name_prefix="disk")
         self.hash_pool = ThreadPoolExecutor(hashing, thread_name_prefix="hash")
+        self.last_pool = ThreadPoolExecutor(1, thread_name_prefix="last", initializer=_step_back)
         self._running: set[asyncio.Future[Any]] = set()
 
     async def disk(
@@ -33,6 +41,10 @@ class Threads:
     async def hash(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
         """Run `work(*args)` in the hash pool."""
         return await self._run(self.hash_pool, lambda: work(*args), None)
+
+    async def last(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
+        """Run `work(*args)` in the one thread that goes behind all others: for work that nobody waits for."""
+        return await self._run(self.last_pool, lambda: work(*args), None)
 
     async def _run(
         self, pool: Executor, work: Callable[[], Value], unclaimed: Callable[[Value], object] | None
@@ -52,12 +64,18 @@ class Threads:
             await asyncio.wait(list(self._running))
         self.disk_pool.shutdown()
         self.hash_pool.shutdown()
+        self.last_pool.shutdown()
 
     async def __aenter__(self) -> "Threads":
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _step_back() -> None:
+    with suppress(OSError):  # a kernel that knows no priority per thread
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
 
 
 def _settle(done: "asyncio.Future[Value]", unclaimed: Callable[[Value], object] | None) -> None:

@@ -5,16 +5,12 @@ from pathlib import Path
 from proxy.reindex import reindex
 from proxy.rules import Place
 from tests.support.clock import Clock
+from tests.support.damage import lose_index
 from tests.support.images import blob, manifest
 from tests.support.proxy import UPSTREAM, proxied
 from tests.support.registry import Registry
 
 APP = "team/app"
-
-
-def lose_index(cache_dir: Path) -> None:
-    for path in cache_dir.glob("index.sqlite*"):
-        path.unlink()
 
 
 async def test_a_lost_index_is_rebuilt_while_serving(cache_dir: Path, registry: Registry, clock: Clock) -> None:

@@ -17,8 +17,8 @@ from proxy.errors import NotKept
 from proxy.events import Events, StorageDegraded, StorageRecovered
 from proxy.ledger import blocks_for
 from proxy.oci import Digest
+from proxy.store.blocks import folder_of
 from proxy.store.census import Room
-from proxy.store.disk import folder_of
 from proxy.store.opened import Disk, open_disk
 from proxy.tasks import Tasks
 from tests.support.blocks import blocks_under
@@ -159,7 +159,6 @@ async def test_the_book_is_what_stands_on_the_disk(cache_dir: Path) -> None:
         assert room.capacity.ledger.taken == blocks_under(cache_dir)
     async with bench(cache_dir) as room:
         (room.disk.parts / "sha256-y.part").write_bytes(b"y" * 50_000)
-        (cache_dir / "quarantine").mkdir()
         (cache_dir / "quarantine" / "bad").write_bytes(b"z" * 70_000)
         await room.capacity.count()
         assert room.capacity.ledger.taken == blocks_under(cache_dir)

@@ -5,7 +5,6 @@ import os
 import re
 import stat
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,46 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import DigestInvalid
-from proxy.oci import HEX_LENGTH, Digest
-from proxy.store.disk import DiskStore
-from proxy.store.filesystem import Filesystem
-from proxy.store.threads import Threads
+from proxy.oci import Digest
+from proxy.store.blocks import blob_path
 from proxy.tasks import Tasks
-from tests.support.faulty import FaultyFilesystem, no_space
+from tests.support.checked import Bench, checked_store
+from tests.support.faulty import no_space
 
 DATA = b"layer" * 1000
 DIGEST = Digest.of(DATA)
 
 
-@dataclass
-class Bench:
-    """A disk store over plain folders, on a file system that can be told to fail."""
-
-    root: Path
-    files: FaultyFilesystem
-    threads: Threads
-    store: DiskStore
-
-    @property
-    def parts(self) -> Path:
-        return self.root / "parts"
-
-    def part(self, data: bytes = DATA) -> Path:
-        path = self.parts / "x.part"
-        path.write_bytes(data)
-        return path
-
-    def here(self) -> list[str]:
-        return sorted(path.name for path in self.root.rglob("*") if not path.is_dir())
-
-
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    for folder in ("parts", *(f"blobs/{algorithm}" for algorithm in HEX_LENGTH)):
-        (tmp_path / folder).mkdir(parents=True)
-    files = FaultyFilesystem()
-    async with Threads() as threads:
-        yield Bench(tmp_path, files, threads, DiskStore(tmp_path / "blobs", tmp_path / "parts", threads, files))
+    async with checked_store(tmp_path) as made:
+        yield made
 
 
 def open_files() -> int:
@@ -62,12 +35,11 @@ def open_files() -> int:
 @given(st.text() | st.from_regex(r"(sha256|sha512|md5|\.\.):[0-9a-f./\\%]{0,130}", fullmatch=True))
 def test_a_path_comes_only_from_a_digest(text: str) -> None:
     """Whatever text parses as a digest has its path below the store, and nothing else has one (V07, V42)."""
-    store = DiskStore(Path("/store/blobs"), Path("/store/parts"), Threads(), Filesystem())
     try:
         digest = Digest.parse(text)
     except DigestInvalid:
         return
-    path = str(store.path_of(digest))
+    path = str(blob_path(Path("/store/blobs"), digest))
     assert re.fullmatch(r"/store/blobs/sha(256|384|512)/([0-9a-f]{2})/\2[0-9a-f]+", path)
 
 
@@ -94,7 +66,7 @@ def test_an_odd_digest_never_becomes_a_path(text: str) -> None:
 
 async def test_a_blob_is_one_plain_private_file(bench: Bench) -> None:
     """A blob is its bytes and nothing else, mode 0600, in a shard of mode 0700, however its part was made."""
-    part = bench.part()
+    part = bench.part(DATA)
     part.chmod(0o666)
     await bench.store.adopt(part, DIGEST, len(DATA))
     path = bench.root / "blobs" / "sha256" / DIGEST.encoded[:2] / DIGEST.encoded
@@ -106,7 +78,7 @@ async def test_a_blob_is_one_plain_private_file(bench: Bench) -> None:
 
 async def test_a_name_is_given_after_the_bytes_are_synced(bench: Bench) -> None:
     """Bytes, then the shard's own name, then the rename, then the shard: a power cut finds no hollow name (A05)."""
-    await bench.store.adopt(bench.part(), DIGEST, len(DATA))
+    await bench.store.adopt(bench.part(DATA), DIGEST, len(DATA))
     shard = DIGEST.encoded[:2]
     assert bench.files.steps == [
         "open x.part",
@@ -134,13 +106,13 @@ async def test_a_failed_step_discards_the_file(bench: Bench, step: str) -> None:
     """After EIO nothing is visible, no part lingers, and no sync of that file is tried again (A05, F06)."""
     bench.files.at = {"fsync x.part": 2, "fsync sha256": 5, "rename": 6, "fsync shard": 8}[step]
     with pytest.raises(OSError, match="injected"):
-        await bench.store.adopt(bench.part(), DIGEST, len(DATA))
+        await bench.store.adopt(bench.part(DATA), DIGEST, len(DATA))
     assert await bench.store.stat(DIGEST) is None
     assert bench.here() == []
     syncs = [name for name in bench.files.steps if name.startswith("fsync")]
     assert len(syncs) == len(set(syncs))
     bench.files.at = 0
-    await bench.store.adopt(bench.part(), DIGEST, len(DATA))
+    await bench.store.adopt(bench.part(DATA), DIGEST, len(DATA))
     assert await bench.store.stat(DIGEST) == len(DATA)
 
 
@@ -159,7 +131,7 @@ async def test_a_torn_blob_is_replaced(bench: Bench) -> None:
     path = bench.store.path_of(DIGEST)
     path.parent.mkdir()
     path.write_bytes(DATA[:7])
-    await bench.store.adopt(bench.part(), DIGEST, len(DATA))
+    await bench.store.adopt(bench.part(DATA), DIGEST, len(DATA))
     assert path.read_bytes() == DATA
 
 
@@ -248,7 +220,7 @@ async def test_a_cancelled_read_closes_its_file(bench: Bench) -> None:
 
 async def test_a_cancelled_adoption_is_finished(bench: Bench) -> None:
     """A caller who leaves does not stop an adoption halfway."""
-    adopting = Tasks().start(bench.store.adopt(bench.part(), DIGEST, len(DATA)), name="adopting")
+    adopting = Tasks().start(bench.store.adopt(bench.part(DATA), DIGEST, len(DATA)), name="adopting")
     await asyncio.sleep(0)
     adopting.cancel()
     with pytest.raises(asyncio.CancelledError):
