@@ -1,6 +1,7 @@
 """Builds every room once, in dependency order, and closes it in reverse. No room builds its neighbours."""
 
 import asyncio
+import math
 import os
 import random
 import time
@@ -9,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 
 from proxy.capacity import Capacity, Limits
-from proxy.config import Config
+from proxy.config import Config, ScrubConfig
 from proxy.current import Current
 from proxy.downloads.room import Downloads
 from proxy.events import Events, IntegrityFailed
@@ -32,6 +33,7 @@ from proxy.tasks import Tasks
 from proxy.upstream.client import Clients
 from proxy.upstream.dialler import Resolver
 from proxy.uses import Uses
+from proxy.verify import Mend, Pace, Scrub, Verify
 
 log = logger("app")
 
@@ -68,6 +70,8 @@ class Rooms:
     evict: Evict
     make_room: MakeRoom
     uses: Uses
+    verify: Verify
+    scrub: Scrub
     ground: Ground
     world: World
 
@@ -120,6 +124,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         )
         holdings = Holdings(ground)
         evict = Evict(ground, holdings, manifests, lambda: current.rules)
+        mend = Mend(ground, pull, manifests, lambda: current.rules)
         rooms = Rooms(
             current,
             events,
@@ -137,6 +142,8 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             evict,
             MakeRoom(ground, capacity, holdings, evict, lambda: current.rules, downloads.is_running),
             Uses(ground),
+            Verify(ground, mend),
+            Scrub(ground, disk.seals, lambda: _pace(current.config.cache.scrub), mend),
             ground,
             world,
         )
@@ -154,6 +161,7 @@ def _start(rooms: Rooms) -> None:
     start(rooms.uses.listen(), name="uses: listen")
     start(rooms.capacity.run(), name="capacity: count")
     start(rooms.make_room.run(), name="evict: make room")
+    start(rooms.scrub.run(), name="scrub")
 
 
 async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, world: World) -> Capacity:
@@ -168,6 +176,10 @@ async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, w
     )
     await capacity.begin()
     return capacity
+
+
+def _pace(scrub: ScrubConfig) -> Pace:
+    return Pace(scrub.every_s, math.inf if scrub.max_bandwidth is None else scrub.max_bandwidth)
 
 
 def _open_disk(config: Config, events: Events, world: World) -> AbstractAsyncContextManager[Disk]:

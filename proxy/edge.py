@@ -115,6 +115,8 @@ def _desk(rooms: Rooms, health: Health) -> Desk:
             rooms.current,
             rooms.upstreams.endpoints,
         ),
+        verify=rooms.verify,
+        scrub=rooms.scrub,
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands that ask a running server: `explain`, `images`, `usage`, `status`, `refresh`, `evict`."""
+"""The commands that ask a running server: `explain`, `images`, `usage`, `status`, `refresh`, `evict`, `verify`."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +16,7 @@ Reference = Annotated[str, typer.Argument(help="docker.io/library/nginx:1.27, ng
 MaybeReference = Annotated[
     str | None, typer.Argument(help="A repository, or one of its tags or digests; none: every image.")
 ]
+VERIFY_WITHIN_S: Final = 7 * 86_400.0  # it goes at the disk's pace; Ctrl-C ends the waiting, not the check
 LARGEST: Final = 10  # images that `usage` names
 DISK: Final = (  # what `usage` tells of the disk, and the key that holds it
     ("of the disk", "used_bytes"),
@@ -30,7 +31,7 @@ SHORT: Final = 12  # hexadecimal digits of a digest in a table: enough to tell i
 
 def enter(app: typer.Typer) -> None:
     """Give the commands to the app."""
-    for command in (explain, images, usage, status, refresh, evict):
+    for command in (explain, images, usage, status, refresh, evict, verify):
         app.command()(command)
 
 
@@ -182,6 +183,26 @@ def evict(reference: Reference, as_json: AsJson = False, admin: Admin = None, co
     if not told["manifests"]:
         gone = "another tag or image still uses its content" if told["tags"] else "nothing of it was stored"
     typer.echo(printable(f"evicted {named}: {gone}"))
+
+
+def verify(
+    repair: Annotated[bool, typer.Option("--repair", help="Fetch again what is bad.")] = False,
+    as_json: AsJson = False,
+    admin: Admin = None,
+    config: ConfigFile = None,
+) -> int:
+    """Hash everything that is stored. Bad content is set aside; exit code 1 if any is not mended."""
+    server = Server.find(admin, config)
+    told = server.post("/api/v1/verify", {"repair": repair}, within_s=VERIFY_WITHIN_S)
+    bad = _listed(told, "bad")
+    if as_json:
+        tables.show_json(told)
+    else:
+        for found in bad:
+            end = "fetched again" if found["mended"] else found.get("why_not") or "set aside"
+            typer.echo(printable(f"{found['digest']} {found['found']}: {end}"))
+        typer.echo(f"{told['blobs']} blobs, {tables.size(told['bytes'])}, {told['seconds']:.1f} s: {len(bad)} bad")
+    return 0 if told["clean"] else FAILED
 
 
 def _checked(reference: str, *, tag_only: bool = False) -> str:

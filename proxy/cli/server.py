@@ -72,18 +72,20 @@ class Server:
         """The JSON at `path`. `also` are statuses beside success whose body is an answer."""
         return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, None, also)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def post(self, path: str, body: Mapping[str, Any], *, within_s: float = TIMEOUT_S) -> Any:
         """Have something changed; the JSON answer."""
-        return self._ask("POST", path, json.dumps(body).encode(), ())
+        return self._ask("POST", path, json.dumps(body).encode(), (), within_s)
 
-    def _ask(self, method: str, target: str, body: bytes | None, also: tuple[int, ...]) -> Any:
+    def _ask(
+        self, method: str, target: str, body: bytes | None, also: tuple[int, ...], within_s: float = TIMEOUT_S
+    ) -> Any:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
             token = os.environ.get("CISTERN_ADMIN_TOKEN", "")
             if token and not self.is_socket:
                 headers["Authorization"] = f"Bearer {_header_value(token)}"
-        connection = self._connection()
+        connection = self._connection(within_s)
         try:
             connection.request(method, target, body, headers)
             answer = connection.getresponse()
@@ -94,16 +96,14 @@ class Server:
             connection.close()
         return _judged(self.where, status, data, also)
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, within_s: float) -> http.client.HTTPConnection:
         if self.is_socket:
-            return SocketConnection(self.where.removeprefix("unix:"), TIMEOUT_S)
+            return SocketConnection(self.where.removeprefix("unix:"), within_s)
         parts = urlsplit(self.where)
         host = parts.hostname or ""
         if parts.scheme == "https":
-            return http.client.HTTPSConnection(
-                host, parts.port, timeout=TIMEOUT_S, context=ssl.create_default_context()
-            )
-        return http.client.HTTPConnection(host, parts.port, timeout=TIMEOUT_S)
+            return http.client.HTTPSConnection(host, parts.port, timeout=within_s, context=ssl.create_default_context())
+        return http.client.HTTPConnection(host, parts.port, timeout=within_s)
 
     def _unreachable(self, cause: Exception) -> str:
         if isinstance(cause, PermissionError):

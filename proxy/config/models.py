@@ -113,10 +113,24 @@ class AdminConfig(Section):
     listen: Listen = units.Address("127.0.0.1", 5091)
 
 
+class ScrubConfig(Section):
+    """The background check: every blob once in `every`, at most so many bytes per second."""
+
+    every_s: SecondsOrForever = Field(default=30 * 86_400.0, alias="every")
+    max_bandwidth: SizeOrNone = 32 * 1024**2
+
+    @model_validator(mode="after")
+    def _some_time(self) -> Self:
+        if self.every_s <= 0:
+            raise ValueError("every must be more than 0s; forever switches the scrub off")
+        return self
+
+
 class CacheConfig(Section):
     directory: File = Path("/var/lib/cistern")
     max_size: MaxShare = units.Share(percent=50.0)
     keep_free: FreeShare = units.Share(percent=20.0)
+    scrub: ScrubConfig = ScrubConfig()
 
 
 class TagsConfig(Section):

@@ -23,6 +23,7 @@ QUERY_MAX: Final = 4096
 PARAMETERS_MAX: Final = 64
 BODY_MAX: Final = 64 << 10
 READ: Final = ("GET", "HEAD")
+TOLD_MAX: Final = 300  # bytes of a body that the log repeats
 Query = Mapping[str, str]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -40,8 +41,13 @@ class Admin:
             "hydrations": desk.hydrations,
             "usage": desk.usage,
             "explain": desk.explain,
+            "verify": desk.checks,
         }
-        self._changes: dict[str, Callable[[str], Awaitable[Any]]] = {"evict": desk.evict, "refresh": desk.refresh}
+        self._changes: dict[str, Callable[[bytes], Awaitable[Any]]] = {
+            "evict": lambda body: desk.evict(_reference(body)),
+            "refresh": lambda body: desk.refresh(_reference(body)),
+            "verify": lambda body: desk.verify(_repair(body)),
+        }
 
     async def over_tcp(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request of anybody who reaches the admin address."""
@@ -75,7 +81,9 @@ class Admin:
         path, raw_query = request.rel_url.raw_path, request.rel_url.raw_query_string
         if len(raw_query) > QUERY_MAX:
             raise NameInvalid(f"the query has more than {QUERY_MAX} characters")
-        if (name := path.removeprefix("/api/v1/")) in self._changes:
+        if (name := path.removeprefix("/api/v1/")) in self._changes and not (
+            name in self._reads and request.method in READ
+        ):
             return await self._change(request, name, may_change=may_change)
         if request.method not in READ:
             raise MethodUnsupported(f"{request.method[:16]} is not served here")
@@ -115,9 +123,12 @@ class Admin:
             raise MethodUnsupported(f"{name} is asked for with POST")
         if not may_change:
             raise Denied("this changes something: use the control socket, or CISTERN_ADMIN_TOKEN as bearer token")
-        reference = _reference(await _body(request))
-        log.info("asked for", action=name, reference=reference, client=request.remote or "control")
-        return _json(await self._changes[name](reference))
+        body = await _body(request)
+        deed = self._changes[name](body)  # a body that makes no sense is refused here
+        log.info(
+            "asked for", action=name, body=body[:TOLD_MAX].decode(errors="replace"), client=request.remote or "control"
+        )
+        return _json(await deed)
 
 
 async def _body(request: web.BaseRequest) -> bytes:
@@ -138,6 +149,17 @@ def _reference(body: bytes) -> str:
     if isinstance(document, dict) and document.keys() == {"reference"} and isinstance(document["reference"], str):
         return document["reference"]
     raise NameInvalid('the body must be {"reference": "…"}')
+
+
+def _repair(body: bytes) -> bool:
+    """The choice in a body `{"repair": true}`; an empty one asks for no repair, any other is refused."""
+    try:
+        document = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as cause:
+        raise NameInvalid("the body is not JSON") from cause
+    if isinstance(document, dict) and document.keys() <= {"repair"} and document.get("repair", False) in (True, False):
+        return bool(document.get("repair"))
+    raise NameInvalid('the body must be {"repair": true} or {"repair": false}')
 
 
 def _json(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

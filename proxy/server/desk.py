@@ -17,6 +17,7 @@ from proxy.reference import LATEST, parse
 from proxy.rules import RuleView
 from proxy.store.base import Index, Job
 from proxy.tags import Tags
+from proxy.verify import Scrub, Verify
 
 JOBS_MAX: Final = 1000
 STATES: Final = frozenset({"queued", "done", "failed"})
@@ -37,6 +38,8 @@ class Desk:
         images: Images,
         evict: Evict,
         explain: Explain,
+        verify: Verify,
+        scrub: Scrub,
     ) -> None:
         self._current = current
         self.health = health
@@ -48,6 +51,8 @@ class Desk:
         self._images = images
         self._evict = evict
         self._explain = explain
+        self._verify = verify
+        self._scrub = scrub
 
     def report(self) -> dict[str, Any]:
         return {**self.health.report(), "loop_lag_seconds": round(self._lag.worst_s, 4)}
@@ -98,6 +103,14 @@ class Desk:
     async def evict(self, reference: str) -> dict[str, Any]:
         report = await self._evict.named(reference)
         return {"reference": reference, **report.as_json()}
+
+    async def verify(self, repair: bool) -> dict[str, Any]:
+        """Hash everything stored, which takes as long as it takes; who asks meanwhile gets the same report."""
+        return (await self._verify.all(repair=repair)).as_json()
+
+    async def checks(self, _query: Mapping[str, str]) -> dict[str, Any]:
+        """How the check that was asked for, and the one in the background, get on."""
+        return {**self._verify.as_json(), "scrub": self._scrub.as_json()}
 
     async def refresh(self, reference: str) -> dict[str, Any]:
         """Check a tag upstream now. `moved`: to another digest than before; not told of a tag that was unknown."""

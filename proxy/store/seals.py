@@ -6,10 +6,11 @@ unclean stop whatever the last run wrote since then has none, and after a read e
 They stand in the index: losing them costs one hash of each blob, never content.
 """
 
+import json
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS seals (digest TEXT PRIMARY KEY, size INTEGER NOT NULL
 CREATE INDEX IF NOT EXISTS oldest_checks ON seals (checked_at);
 """
 SAVE: Final = "INSERT OR REPLACE INTO seals VALUES (?, ?, ?, ?, ?)"
+SEALED: Final = "SELECT digest FROM seals WHERE digest IN (SELECT value FROM json_each(?))"
 OLDEST: Final = "SELECT digest, size, checked_at FROM seals ORDER BY checked_at LIMIT ?"
 
 
@@ -116,6 +118,22 @@ class Seals:
         except OSError:
             self._noted = noted | self._noted
             raise
+
+    async def unsealed(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of `digests` that have no seal. OSError: the index refuses."""
+        asked = json.dumps([str(digest) for digest in digests])
+        sealed = {text for (text,) in await self._database.read(SEALED, (asked,))}
+        return [digest for digest in digests if not self._is_sealed(digest, sealed)]
+
+    def _is_sealed(self, digest: Digest, sealed: Collection[str]) -> bool:
+        if digest in self._noted:
+            return self._noted[digest] is not None
+        return str(digest) in sealed
+
+    async def total_bytes(self) -> int:
+        """The size of everything sealed, as of the last sync point."""
+        [(total,)] = await self._database.read("SELECT coalesce(sum(size), 0) FROM seals")
+        return int(total)
 
     async def oldest(self, count: int) -> Sequence[Due]:
         """The blobs that were checked longest ago."""

@@ -23,7 +23,7 @@ LAYERS: Final = [
     "downloads holdings manifests uses",
     "listings places reindex tags",
     "pull",
-    "evict explain health hydrate images journal metrics",
+    "evict explain health hydrate images journal metrics verify",
     "server",
     "app",
     "edge reload",

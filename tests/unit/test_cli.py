@@ -96,7 +96,18 @@ def test_help_names_every_command(cistern: Cistern) -> None:
     ran = cistern("--help")
     assert ran.code == 0
     listed = re.findall(r"^  ([a-z][a-z-]+)  ", ran.out.partition("Commands:")[2], re.MULTILINE)
-    assert listed == ["serve", "check", "client-config", "explain", "images", "usage", "status", "refresh", "evict"]
+    assert listed == [
+        "serve",
+        "check",
+        "client-config",
+        "explain",
+        "images",
+        "usage",
+        "status",
+        "refresh",
+        "evict",
+        "verify",
+    ]
 
 
 def test_help_is_quick() -> None:
@@ -499,6 +510,35 @@ def test_evict_says_what_went(cistern: Cistern, desk: CannedDesk, told: dict[str
     ran = cistern("evict", "nginx:1")
     assert ran.code == 0
     assert words in ran.out
+
+
+CLEAN: Final = {"blobs": 7, "bytes": 4096, "seconds": 0.5, "clean": True, "bad": []}
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "words"),
+    [
+        (CLEAN, 0, "7 blobs, 4.0 KiB, 0.5 s: 0 bad"),
+        (CLEAN | {"bad": [{"digest": DIGEST, "found": "bad", "mended": True}]}, 0, f"{DIGEST} bad: fetched again"),
+        (
+            CLEAN | {"clean": False, "bad": [{"digest": DIGEST, "found": "bad", "mended": False, "why_not": "lost"}]},
+            1,
+            f"{DIGEST} bad: lost",
+        ),
+        (CLEAN | {"clean": False, "bad": [{"digest": DIGEST, "found": "bad", "mended": False}]}, 1, "set aside"),
+    ],
+    ids=["clean", "mended", "not mended", "no repair"],
+)
+def test_verify_says_what_was_bad(
+    cistern: Cistern, desk: CannedDesk, told: dict[str, Any], code: int, words: str
+) -> None:
+    """Each bad blob and what became of it; exit code 1 as long as any is not mended."""
+    desk.answer("/api/v1/verify", told)
+    ran = cistern("verify", "--repair")
+    assert (ran.code, desk.asked[0].body) == (code, b'{"repair": true}')
+    assert words in ran.out
+    assert cistern("verify", "--json").code == code
+    assert desk.asked[1].body == b'{"repair": false}'
 
 
 # Which server, and who may
