@@ -124,7 +124,6 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         )
         holdings = Holdings(ground)
         evict = Evict(ground, holdings, manifests, lambda: current.rules)
-        mend = Mend(ground, pull, manifests, lambda: current.rules)
         rooms = Rooms(
             current,
             events,
@@ -142,8 +141,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             evict,
             MakeRoom(ground, capacity, holdings, evict, lambda: current.rules, downloads.is_running),
             Uses(ground),
-            Verify(ground, mend),
-            Scrub(ground, disk.seals, lambda: _pace(current.config.cache.scrub), mend),
+            *_checks(disk, ground, pull, manifests, current),
             ground,
             world,
         )
@@ -176,6 +174,12 @@ async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, w
     )
     await capacity.begin()
     return capacity
+
+
+def _checks(disk: Disk, ground: Ground, pull: Pull, manifests: Manifests, current: Current) -> tuple[Verify, Scrub]:
+    """The check on demand and the one in the background."""
+    mend = Mend(ground, pull, manifests, lambda: current.rules)
+    return Verify(ground, mend), Scrub(ground, disk.seals, lambda: _pace(current.config.cache.scrub), mend)
 
 
 def _pace(scrub: ScrubConfig) -> Pace:
