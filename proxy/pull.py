@@ -4,6 +4,7 @@ A digest is served under a place only once that place is known to hold it: by a 
 place's own credentials. So one upstream's private blob cannot be read through another's path (threats V21, V24).
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -130,18 +131,31 @@ class Pull:
         self._refuse_blocked(digest)
         if want_body:
             self._events.publish(BlobAsked(route, digest))
-        link = await self._records.link(route.place, digest)
-        if link is None and not self._fetches(route.place, digest) and await self._somebody_has(digest):
-            await self._prove(route, digest)
-            link = await self._records.link(route.place, digest)
+        link = recalled = self._records.recall_link(route.place, digest)
+        told_size = None
+        if recalled is None:
+            link, stored, told_size = await self._look(route.place, digest)
+            if link is None and stored is not None and not self._fetches(route.place, digest):
+                await self._prove(route, digest)
+                link = await self._records.link(route.place, digest)
         held = await self._read(route.place, digest) if link is not None else None
         if held is not None:
             return self._answer_held(held, want_body)
         if not want_body:
             return BlobAnswer(MISS, size=await self._size(route, digest))
         self._refuse_missing(route.place, digest, BlobUnknown)
-        origin = Origin(route.source, await self._index.size_of(route.place, digest))
-        return await self._join(route, digest, origin)
+        if recalled is not None:
+            told_size = await self._index.size_of(route.place, digest)
+        return await self._join(route, digest, Origin(route.source, told_size))
+
+    async def _look(self, place: Place, digest: Digest) -> tuple[Link | None, int | None, int | None]:
+        """What the disk says of a blob: the place's link, the stored size, and the size that a manifest gives.
+
+        Three threads are asked side by side: a cold blob's first byte waits for the slowest, not for one after another.
+        """
+        return await asyncio.gather(
+            self._records.link(place, digest), self._stored_size(digest), self._index.size_of(place, digest)
+        )
 
     async def _join(self, route: Route, digest: Digest, origin: Origin) -> BlobAnswer:
         """Join a running transfer, proven first if another place started it; or start one."""

@@ -5,68 +5,60 @@ Invariant: whatever was fed is written without waiting for the next chunk, since
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 from proxy.downloads.part import Part
+from proxy.downloads.window import Buffer
 from proxy.tasks import Tasks
-
-WINDOW: Final = 2 << 20  # bytes received but not yet written: bounds memory, and what a kill loses
 
 
 class Appender:
-    """One answer's way into the part; `grown` is told after each batch. Catches the hash up where it is behind."""
+    """One answer's way into the part, from `offset` on; `grown` is told after each batch.
 
-    def __init__(self, part: Part, tasks: Tasks, grown: Callable[[], None]) -> None:
+    `reached` is where the next fed byte belongs.
+    """
+
+    def __init__(self, part: Part, offset: int, tasks: Tasks, grown: Callable[[], None]) -> None:
+        self.reached = offset
         self._part = part
         self._tasks = tasks
         self._grown = grown
-        self._batch: list[bytes] = []
+        self._batch: list[Buffer] = []
+        self._written = offset
         self._writing: asyncio.Task[None] | None = None
-        self._idle = True
-        self._catching: asyncio.Task[None] | None = None
-        self.waiting = 0  # bytes fed and not yet written
 
-    async def feed(self, chunk: bytes) -> None:
-        """Take a chunk; waits while WINDOW bytes are ahead of the disk. OSError: the disk refused an earlier one."""
+    async def feed(self, chunk: Buffer) -> None:
+        """Take a chunk; waits for room in the part's window. OSError: the disk refused an earlier one."""
+        self._raise()
         self._batch.append(chunk)
-        self.waiting += len(chunk)
-        if self._idle:
-            await self._join()
-            self._idle = False
-            self._writing = self._tasks.start(self._write(), name="append", report=False)
-        elif self.waiting >= WINDOW:
-            await self._join()
+        self.reached += len(chunk)
+        self._part.window.hold(chunk)
+        self._start()
+        await self._part.window.room()
 
     async def flush(self) -> None:
         """Wait until everything fed is written. OSError: the disk refused."""
-        while self._batch or self._writing is not None:
-            if self._writing is None:
-                self._idle = False
-                self._writing = self._tasks.start(self._write(), name="append", report=False)
-            await self._join()
+        while self._writing is not None and not self._writing.done():
+            await asyncio.shield(self._writing)
+        self._raise()
 
-    async def caught_up(self) -> None:
-        """Wait until the hash has seen every written byte."""
-        if self._catching is not None:
-            catching, self._catching = self._catching, None
-            await catching
-        await self._part.catch_up()
+    def _start(self) -> None:
+        if self._writing is None or self._writing.done():
+            self._writing = self._tasks.start(self._write(), name="append", report=False)
 
-    async def _join(self) -> None:
-        if self._writing is not None:
-            writing = self._writing
-            await asyncio.shield(writing)
-            if self._writing is writing:
-                self._writing = None
+    def _raise(self) -> None:
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
 
     async def _write(self) -> None:
-        try:
-            while self._batch:
-                batch, self._batch = self._batch, []
-                await self._part.append(batch)
-                self.waiting -= sum(map(len, batch))
-                self._grown()
-                if self._part.behind and (self._catching is None or self._catching.done()):
-                    self._catching = self._tasks.start(self._part.catch_up(), name="catch up", report=False)
-        finally:
-            self._idle = True
+        # Everything that came while the last batch was written makes the next one: large when the disk is slow.
+        while self._batch:
+            batch, self._batch = self._batch, []
+            try:
+                await self._part.write(self._written, batch)
+            except OSError:
+                for chunk in (*batch, *self._batch):
+                    self._part.window.free(chunk)
+                self._batch = []
+                raise
+            self._written += sum(map(len, batch))
+            self._grown()

@@ -66,7 +66,6 @@ class Fill:
         self._asked_again = False  # this origin had its one fetch from zero after a splice
         self._ask_ranges = True
         self.part = part
-        self._appender = Appender(part, ground.tasks, self._grown)
 
     async def start(self) -> None:
         """Take over what an earlier process left of the part. OSError: the disk refuses."""
@@ -76,7 +75,7 @@ class Fill:
             # At least one byte is asked for, so that the answer shows the origin to hold the blob.
             hint = transfer.origins[0].size_hint
             await self.part.rewind(max(0, min(kept, kept if hint is None else hint) - 1))
-        transfer.show(self.part.share(), self.part.frontier)
+        transfer.show(self.part.share(), self.part.extents)
 
     async def run(self) -> None:
         """Receive and verify; on return the part is whole and its digest confirmed. Raises UpstreamFault or OSError."""
@@ -107,8 +106,7 @@ class Fill:
         return True
 
     async def _confirm(self) -> None:
-        await self._appender.caught_up()
-        if self.part.matches():
+        if await self.part.matches():
             return
         transfer = self._transfer
         where = "resume" if self._spliced else "upstream"
@@ -126,7 +124,6 @@ class Fill:
         else:
             return False
         self._spliced = False
-        await self._appender.caught_up()
         transfer.restart(error)
         await self.part.rewind(0)
         return True
@@ -203,23 +200,23 @@ class Fill:
         return size
 
     async def _pump(self, body: BlobBody) -> None:
-        """Receive and write side by side: while one batch is written and hashed, the next one is received."""
+        """Receive and write side by side: while one batch is written, and one hashed, the next one is received."""
         skip = self.part.frontier - body.start
         can_go_on = skip == 0  # else it ignores ranges: to hang up would mean to begin from zero each time
         limit = self._transfer.size if self._transfer.size is not None else self._max_blob_bytes
+        appender = Appender(self.part, self.part.frontier, self._ground.tasks, self._grown)
         try:
             async for chunk in body.chunks:
                 fresh, skip = chunk[skip:], max(0, skip - len(chunk))
                 if not fresh:
                     continue
-                received = self.part.frontier + self._appender.waiting + len(fresh)
-                if received > limit:
+                if appender.reached + len(fresh) > limit:
                     raise UpstreamLied(self._transfer.upstream, f"the body is longer than {limit} bytes")
-                await self._appender.feed(fresh)
-                if can_go_on and received < limit and self._turns.must_yield(self._transfer):
+                await appender.feed(fresh)
+                if can_go_on and appender.reached < limit and self._turns.must_yield(self._transfer):
                     raise GaveWay
         finally:
-            await self._appender.flush()  # a cut upstream keeps what it gave: those bytes are not fetched again
+            await appender.flush()  # a cut upstream keeps what it gave: those bytes are not fetched again
 
     def _grown(self) -> None:
-        self._transfer.grow(self.part.frontier)
+        self._transfer.grow(self.part.extents)

@@ -1,21 +1,25 @@
-"""The growing file of one transfer: append-only, hashed as it grows, readable by anyone at any offset below `frontier`.
+"""The growing file of one transfer: written in runs, hashed behind, readable by anyone wherever it is filled.
 
-Knows a path and a digest; nothing of upstreams, readers or the store. Because a part is only ever appended to, its
-length is its progress: after kill -9 the page cache holds every byte that a write returned for, so a new process takes
-the file's length as its frontier. A hash state cannot be saved, so a kept prefix is hashed again from the file, behind
-the fetch. (After a reboot nothing of this holds: the store drops the parts of another boot.)
+Knows a path and a digest; nothing of upstreams, readers or the store. As long as a part is only appended to, its length
+is its progress: after kill -9 the page cache holds every byte that a write returned for, so a new process takes the
+file's length as its frontier. A hash state cannot be saved, so a kept prefix is hashed again from the file, behind the
+fetch. (After a reboot nothing of this holds: the store drops the parts of another boot.)
 """
 
+import errno
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from proxy.downloads.extents import Extents
+from proxy.downloads.trail import Trail
+from proxy.downloads.window import Buffer, Window
 from proxy.oci import Digest
 from proxy.store.threads import Threads
+from proxy.tasks import Tasks
 
-CATCH_UP: Final = 4 << 20  # bytes hashed per job behind the frontier: bounds how long a hash thread is held
 IOV_MAX: Final = 1024  # buffers one pwritev takes on Linux
 
 
@@ -24,81 +28,68 @@ def part_path(folder: Path, digest: Digest) -> Path:
 
 
 class Part:
-    """One part file, open. `frontier` is the count of readable bytes, `hashed` how many of them the hash has seen.
+    """One part file, open. `extents` are the readable bytes, `frontier` how many of them stand at its start.
 
     Every job gets a descriptor of its own: a cancelled caller may close the part while a thread still works.
     """
 
-    def __init__(self, path: Path, digest: Digest, threads: Threads, file: io.FileIO, kept: int) -> None:
+    def __init__(self, path: Path, digest: Digest, threads: Threads, tasks: Tasks, file: io.FileIO, kept: int) -> None:
         self.path = path
-        self.frontier = kept
-        self.hashed = 0
+        self.extents = Extents(kept)
+        self.window = Window()
         self._digest = digest
         self._threads = threads
+        self._tasks = tasks
         self._file = file
-        self._hash = digest.hasher()
+        self._trail = self._new_trail()
 
     @classmethod
-    async def open(cls, folder: Path, digest: Digest, threads: Threads) -> "Part":
+    async def open(cls, folder: Path, digest: Digest, threads: Threads, tasks: Tasks) -> "Part":
         """Open the part of `digest`, with what an earlier process left of it. OSError: the disk refuses."""
         path = part_path(folder, digest)
         file, kept = await threads.disk(_open, path, unclaimed=lambda opened: opened[0].close())
-        return cls(path, digest, threads, file, kept)
+        return cls(path, digest, threads, tasks, file, kept)
+
+    @property
+    def frontier(self) -> int:
+        return self.extents.frontier
+
+    @property
+    def hashed(self) -> int:
+        return self._trail.hashed
 
     def share(self) -> io.FileIO:
         """A file of its own for reading, the caller's to close."""
-        return io.FileIO(os.dup(self._file.fileno()), "rb")
+        return io.FileIO(self._descriptor(), "rb")
 
-    async def append(self, chunks: Sequence[bytes]) -> None:
-        """Write `chunks` at the frontier, and hash them in the same job when the hash stands there too.
+    def _descriptor(self) -> int:
+        if self._file.closed:
+            raise OSError(errno.EBADF, "the part is closed")
+        return os.dup(self._file.fileno())
 
-        One append at a time. OSError: the disk refuses; the frontier stays.
+    def _new_trail(self) -> Trail:
+        return Trail(self._digest, self._threads, self._tasks, self._descriptor, self.window)
+
+    async def write(self, offset: int, chunks: Sequence[Buffer]) -> None:
+        """Write held `chunks` at `offset`; when it returns they can be read, and the hash will follow and free them.
+
+        One write at a time for each run. OSError: the disk refuses, and nothing of this write counts.
         """
-        offset, follow = self.frontier, self.hashed == self.frontier
-        written = await self._threads.disk(self._write, os.dup(self._file.fileno()), chunks, offset, follow)
-        self.frontier = offset + written
-        if follow:
-            self.hashed = self.frontier
+        written = await self._threads.disk(_write, self._descriptor(), chunks, offset)
+        self.extents.add(offset, offset + written)
+        self._trail.follow(offset, chunks, self.frontier)
 
-    def _write(self, descriptor: int, chunks: Sequence[bytes], offset: int, follow: bool) -> int:
-        total = 0
-        with io.FileIO(descriptor, "r+b") as file:
-            for start in range(0, len(chunks), IOV_MAX):
-                total += _write_all(file.fileno(), chunks[start : start + IOV_MAX], offset + total)
-        if follow:
-            for chunk in chunks:
-                self._hash.update(chunk)
-        return total
-
-    @property
-    def behind(self) -> bool:
-        return self.hashed < self.frontier
-
-    async def catch_up(self) -> None:
-        """Hash what the hash has not seen yet, until it stands at the frontier or the part is closed. One at a time."""
-        while self.behind and not self._file.closed:
-            length = min(CATCH_UP, self.frontier - self.hashed)
-            await self._threads.hash(self._hash_again, os.dup(self._file.fileno()), self.hashed, length)
-            self.hashed += length
-
-    def _hash_again(self, descriptor: int, offset: int, length: int) -> None:
-        end = offset + length
-        with io.FileIO(descriptor, "rb") as file:
-            while offset < end:
-                data = os.pread(file.fileno(), min(1 << 20, end - offset), offset)
-                if not data:
-                    raise OSError(f"the part {self.path.name} is shorter than what was written to it")
-                self._hash.update(data)
-                offset += len(data)
-
-    def matches(self) -> bool:
-        """Whether all bytes hash to the digest; the hash must have caught up."""
-        return not self.behind and self._hash.hexdigest() == self._digest.encoded
+    async def matches(self) -> bool:
+        """Whether all bytes up to the frontier hash to the digest. OSError: they cannot be read back."""
+        await self._trail.caught_up(self.frontier)
+        return self._trail.matches()
 
     async def rewind(self, length: int) -> None:
-        """Keep only the first `length` bytes."""
-        await self._threads.disk(_truncate, os.dup(self._file.fileno()), length)
-        self.frontier, self.hashed, self._hash = length, 0, self._digest.hasher()
+        """Keep only the first `length` bytes, which are hashed anew. No write runs meanwhile."""
+        await self._trail.stop()
+        await self._threads.disk(_truncate, self._descriptor(), length)
+        self.extents.keep(length)
+        self._trail = self._new_trail()
 
     async def discard(self) -> None:
         """Delete the file; whoever shares it can still read what is there."""
@@ -120,7 +111,17 @@ def _truncate(descriptor: int, length: int) -> None:
         file.truncate(length)
 
 
-def _write_all(descriptor: int, chunks: Sequence[bytes], offset: int) -> int:
+def _write(descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
+    total = 0
+    try:
+        for start in range(0, len(chunks), IOV_MAX):
+            total += _write_all(descriptor, chunks[start : start + IOV_MAX], offset + total)
+    finally:
+        os.close(descriptor)
+    return total
+
+
+def _write_all(descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
     """pwritev, and after a short write (a disk nearly full) the rest, so that the next call tells the errno."""
     wanted = sum(map(len, chunks))
     written = os.pwritev(descriptor, chunks, offset)

@@ -7,8 +7,12 @@ before it leaves the table.
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
+
+from cachetools import LRUCache
 
 from proxy.downloads.bell import Bell
+from proxy.downloads.extents import Extents
 from proxy.downloads.fill import Fill, told
 from proxy.downloads.part import Part
 from proxy.downloads.transfer import Origin, Reader, Transfer
@@ -22,6 +26,7 @@ from proxy.rules import Place
 from proxy.store.base import Link, OpenBlob
 
 log = logger("downloads")
+STORED_LATELY: Final = 4096  # far more than can be stored between a request's look in the store and its entry here
 
 
 class Downloads:
@@ -31,6 +36,9 @@ class Downloads:
         self._ground = ground
         self._max_blob_bytes = max_blob_bytes
         self._running: dict[Digest, Transfer] = {}
+        # Two misses that do not overlap would otherwise fetch twice (groupcache explains it in `load`). Who asks has
+        # just looked in the store: only what was stored since has to be looked for again, which spares a disk job.
+        self._stored_lately: LRUCache[Digest, None] = LRUCache(STORED_LATELY)
         self._calm = Bell()
         self._turns = Turns(self._running, self._calm, ground.monotonic)
 
@@ -105,16 +113,15 @@ class Downloads:
                 self._not_stored(transfer, error)
 
     async def _fill(self, transfer: Transfer) -> None:
-        # Two misses that do not overlap would otherwise fetch twice (groupcache explains it in `load`).
-        held = await self._held(transfer)
+        held = await self._held(transfer) if transfer.digest in self._stored_lately else None
         if held is not None:
-            transfer.show(held.file, held.size)
+            transfer.show(held.file, Extents(held.size))
             transfer.verify()
             return
-        started = self._ground.monotonic()
-        part = await Part.open(self._ground.parts, transfer.digest, self._ground.threads)
+        ground, started = self._ground, self._ground.monotonic()
+        part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks)
         try:
-            fill = Fill(self._ground, part, transfer, self._turns, self._max_blob_bytes())
+            fill = Fill(ground, part, transfer, self._turns, self._max_blob_bytes())
             await fill.start()
             await fill.run()
             transfer.verify()  # nobody waits for the commit
@@ -175,6 +182,7 @@ class Downloads:
         place, size = transfer.origins[0].source.place, part.frontier
         try:
             await self._ground.blobs.adopt(part.path, transfer.digest, size)
+            self._stored_lately[transfer.digest] = None
             await self._ground.records.save_links([Link(place, transfer.digest, None, size)])
         except OSError as error:
             self._ground.events.publish(NotStored(place, transfer.digest, "disk", str(error)))

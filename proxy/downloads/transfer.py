@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from proxy.downloads.bell import Bell
+from proxy.downloads.extents import Extents
 from proxy.errors import CisternError, TransferFailed
 from proxy.oci import Digest
 from proxy.rules import Place, Source
@@ -38,7 +39,7 @@ class Transfer:
         self.bell = Bell()
         self.opened = False  # the upstream answered, or the store had the blob: headers may leave
         self.size: int | None = None
-        self.frontier = 0
+        self.extents = Extents()  # what can be read of the file
         self.verified = False
         self.error: CisternError | None = None
         self.work: asyncio.Task[None] | None = None  # the room's task that fills it
@@ -55,21 +56,25 @@ class Transfer:
         return self.verified or self.error is not None
 
     @property
-    def releasable(self) -> int:
-        """How many bytes from the start may leave now."""
+    def frontier(self) -> int:
+        return self.extents.frontier
+
+    def releasable(self, offset: int) -> int:
+        """Where the bytes that may leave now end, from `offset` on; `offset` itself if none may."""
+        end = self.extents.end_of(offset)
         if self.verified:
-            return self.frontier
-        end = self.frontier if self.size is None else self.size
-        return max(0, min(self.frontier, end - HOLD))
+            return end
+        size = self.frontier if self.size is None else self.size
+        return max(offset, min(end, size - HOLD))
 
     def offer(self, origin: Origin) -> None:
         """Add an alternate, asked when the present origin turns out to be wrong or to refuse."""
         if all(known.source != origin.source for known in self.origins):
             self.origins.append(origin)
 
-    def show(self, file: io.FileIO, frontier: int) -> None:
+    def show(self, file: io.FileIO, extents: Extents) -> None:
         """Give the file to read from; it is this transfer's to close, once it has ended and the last reader left."""
-        self._file, self.frontier = file, frontier
+        self._file, self.extents = file, extents
 
     def open(self, size: int | None) -> None:
         """The upstream answered. Readers whose headers left with another size can never be served."""
@@ -79,8 +84,9 @@ class Transfer:
                 reader.error = TransferFailed(self.upstream, f"the size {reader.size} was a lie, it is {size}")
         self.bell.ring()
 
-    def grow(self, frontier: int) -> None:
-        self.frontier = frontier
+    def grow(self, extents: Extents) -> None:
+        """More of the file can be read: all of `extents`, which may go on growing."""
+        self.extents = extents
         self.bell.ring()
 
     def dismiss(self, place: Place, error: CisternError) -> None:
@@ -95,7 +101,7 @@ class Transfer:
         """Go back to before the answer: its size binds nobody, and readers that already took bytes end with `error`,
         since what follows may not fit to them.
         """
-        self.frontier, self.opened, self.size = 0, False, None
+        self.extents, self.opened, self.size = Extents(), False, None
         for reader in self.readers:
             if reader.taken:
                 reader.error = error
@@ -181,9 +187,10 @@ class Reader:
         while True:
             if (error := self.error or transfer.error) is not None:
                 raise TransferFailed(transfer.upstream, f"the transfer ended early: {error}") from error
-            if offset < transfer.releasable:
+            end = transfer.releasable(offset)
+            if end > offset:
                 self.taken = True
-                return transfer.releasable
+                return end
             if transfer.verified:
                 return offset
             await transfer.bell.wait()

@@ -153,6 +153,9 @@ class Records(Protocol):
 
     async def link(self, place: Place, digest: Digest) -> Link | None: ...
 
+    def recall_link(self, place: Place, digest: Digest) -> Link | None:
+        """The link as far as memory knows it, at once; None also when only the disk does."""
+
     async def save_links(self, links: Sequence[Link]) -> None: ...
 
     async def drop_links(self, place: Place, digests: Sequence[Digest]) -> None: ...

@@ -135,6 +135,9 @@ class SqliteRecords:
             self._links.values[place, digest] = link
         return link
 
+    def recall_link(self, place: Place, digest: Digest) -> Link | None:
+        return self._links.values.get((place, digest))
+
     async def save_links(self, links: Sequence[Link]) -> None:
         news = [link for link in links if not self._says_already(link)]
         if news:

@@ -6,12 +6,13 @@ import os
 import resource
 import stat
 import threading
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
 import pytest
 
-from proxy.downloads.part import CATCH_UP, IOV_MAX, Part, part_path
+from proxy.downloads.part import IOV_MAX, Part, part_path
+from proxy.downloads.trail import TURN
 from proxy.oci import Digest
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
@@ -31,10 +32,23 @@ async def threads() -> AsyncIterator[Threads]:
 
 
 @pytest.fixture
-async def part(tmp_path: Path, threads: Threads) -> AsyncIterator[Part]:
-    opened = await Part.open(tmp_path, DIGEST, threads)
+async def tasks() -> AsyncIterator[Tasks]:
+    async with Tasks() as running:
+        yield running
+
+
+@pytest.fixture
+async def part(tmp_path: Path, threads: Threads, tasks: Tasks) -> AsyncIterator[Part]:
+    opened = await Part.open(tmp_path, DIGEST, threads, tasks)
     yield opened
     opened.close()
+
+
+async def append(part: Part, chunks: Sequence[bytes]) -> None:
+    """Write `chunks` at the frontier, as one answer without gaps does."""
+    for chunk in chunks:
+        part.window.hold(chunk)
+    await part.write(part.frontier, chunks)
 
 
 async def leave(threads: Threads, work: Awaitable[object], tasks: Tasks) -> threading.Event:
@@ -57,13 +71,14 @@ async def leave(threads: Threads, work: Awaitable[object], tasks: Tasks) -> thre
 
 async def test_a_part_grows_and_hashes(part: Part, tmp_path: Path) -> None:
     """Each append moves the frontier and the hash with it; the file holds the bytes and nothing else."""
-    assert (part.frontier, part.hashed, part.matches()) == (0, 0, False)
-    await part.append([DATA[:10], DATA[10:1000]])
-    assert (part.frontier, part.hashed, part.behind, part.matches()) == (1000, 1000, False, False)
-    await part.append([])
-    await part.append([b"", DATA[1000:]])
-    assert part.frontier == part.hashed == len(DATA)
-    assert part.matches()
+    assert (part.frontier, part.hashed, await part.matches()) == (0, 0, False)
+    await append(part, [DATA[:10], DATA[10:1000]])
+    assert (part.frontier, await part.matches(), part.hashed) == (1000, False, 1000)
+    await append(part, [])
+    await append(part, [b"", DATA[1000:]])
+    assert part.frontier == len(DATA)
+    assert await part.matches()
+    assert (part.hashed, part.window.held) == (len(DATA), 0)
     assert part.path == part_path(tmp_path, DIGEST)
     assert part.path.read_bytes() == DATA
     assert stat.S_IMODE(part.path.stat().st_mode) == 0o600
@@ -73,91 +88,88 @@ async def test_more_buffers_than_one_call_takes(part: Part) -> None:
     """An append of more pieces than the kernel takes at once is written whole and in order."""
     pieces = [DATA[start : start + 64] for start in range(0, len(DATA), 64)]
     assert len(pieces) > 2 * IOV_MAX
-    await part.append(pieces)
+    await append(part, pieces)
     assert part.path.read_bytes() == DATA
-    assert part.matches()
+    assert await part.matches()
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
-async def test_every_algorithm_is_hashed_by_itself(tmp_path: Path, threads: Threads, algorithm: str) -> None:
+async def test_every_algorithm_is_hashed_by_itself(
+    tmp_path: Path, threads: Threads, tasks: Tasks, algorithm: str
+) -> None:
     """A part is checked with its own digest's algorithm, and wrong bytes never match."""
     for given in (DATA, DATA[:-1] + b"?"):
-        part = await Part.open(tmp_path, Digest.of(DATA, algorithm), threads)
-        await part.append([given])
-        assert part.matches() is (given == DATA)
+        part = await Part.open(tmp_path, Digest.of(DATA, algorithm), threads, tasks)
+        await append(part, [given])
+        assert await part.matches() is (given == DATA)
         await part.discard()
         part.close()
 
 
-async def test_a_kept_prefix_is_hashed_again(tmp_path: Path, threads: Threads) -> None:
+async def test_a_kept_prefix_is_hashed_again(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
     """Opened again, a part goes on at its length; the hash catches up behind appends, and then all match."""
-    before = await Part.open(tmp_path, DIGEST, threads)
-    await before.append([DATA[:100_000]])
+    before = await Part.open(tmp_path, DIGEST, threads, tasks)
+    await append(before, [DATA[:100_000]])
     before.close()
-    part = await Part.open(tmp_path, DIGEST, threads)
-    assert (part.frontier, part.hashed, part.behind) == (100_000, 0, True)
-    await part.append([DATA[100_000:]])
-    assert (part.frontier, part.hashed, part.matches()) == (len(DATA), 0, False)
-    await part.catch_up()
+    part = await Part.open(tmp_path, DIGEST, threads, tasks)
+    assert (part.frontier, part.hashed) == (100_000, 0)
+    await append(part, [DATA[100_000:]])
+    assert await part.matches()
     assert part.hashed == len(DATA)
-    assert part.matches()
+    assert part.window.held == 0
     part.close()
 
 
-async def test_a_long_prefix_is_hashed_in_bounded_jobs(tmp_path: Path, threads: Threads) -> None:
+async def test_a_long_prefix_is_hashed_in_bounded_jobs(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
     """A prefix longer than one job catches up too, also when it is appended to meanwhile."""
-    data = os.urandom(1 << 20) * (CATCH_UP // (1 << 20) + 1)
+    data = os.urandom(1 << 20) * (TURN // (1 << 20) + 1)
     digest = Digest.of(data)
     part_path(tmp_path, digest).write_bytes(data[:-5])
-    part = await Part.open(tmp_path, digest, threads)
-    async with Tasks() as tasks:
-        catching = tasks.start(part.catch_up(), name="catch up")
-        await part.append([data[-5:]])
-        await catching
-        await part.catch_up()
-    assert part.matches()
+    part = await Part.open(tmp_path, digest, threads, tasks)
+    catching = tasks.start(part.matches(), name="catch up")
+    await append(part, [data[-5:]])
+    await catching
+    assert await part.matches()
     part.close()
 
 
-async def test_a_wrong_prefix_never_matches(tmp_path: Path, threads: Threads) -> None:
+async def test_a_wrong_prefix_never_matches(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
     """What was kept is not trusted: other bytes in front, and the whole does not match."""
     part_path(tmp_path, DIGEST).write_bytes(b"?" + DATA[1:100])
-    part = await Part.open(tmp_path, DIGEST, threads)
-    await part.append([DATA[100:]])
-    await part.catch_up()
-    assert not part.matches()
+    part = await Part.open(tmp_path, DIGEST, threads, tasks)
+    await append(part, [DATA[100:]])
+    assert not await part.matches()
     part.close()
 
 
 async def test_a_file_shortened_from_outside_is_an_error(part: Part) -> None:
     """Hashing again does not wait for ever for bytes that somebody cut off."""
-    await part.append([DATA])
+    await append(part, [DATA])
     await part.rewind(1000)
     os.truncate(part.path, 10)
     with pytest.raises(OSError, match="shorter"):
-        await part.catch_up()
+        await part.matches()
 
 
 async def test_rewinding_keeps_a_prefix(part: Part) -> None:
     """A rewound part is shorter, is hashed from the start, and may grow to its end again."""
-    await part.append([DATA[:500], b"wrong" * 1000])
+    await append(part, [DATA[:500], b"wrong" * 1000])
     await part.rewind(500)
     assert (part.frontier, part.hashed, part.path.stat().st_size) == (500, 0, 500)
-    await part.append([DATA[500:]])
-    await part.catch_up()
-    assert part.matches()
+    await append(part, [DATA[500:]])
+    assert await part.matches()
     await part.rewind(0)
-    assert (part.frontier, part.behind, part.path.stat().st_size) == (0, False, 0)
-    await part.append([DATA])
-    assert part.matches()
+    assert (part.frontier, part.hashed, part.path.stat().st_size) == (0, 0, 0)
+    await append(part, [DATA])
+    assert await part.matches()
 
 
 async def test_a_share_outlives_renaming_deleting_and_closing(part: Part, tmp_path: Path) -> None:
     """A reader's file stays readable, and grows, whatever becomes of the name and of the part."""
-    await part.append([DATA[:100]])
+    await append(part, [DATA[:100]])
     with part.share() as renamed, part.share() as deleted:
         part.path.rename(tmp_path / "elsewhere")
-        await part.append([DATA[100:]])
+        await append(part, [DATA[100:]])
         assert os.pread(renamed.fileno(), len(DATA), 0) == DATA
         (tmp_path / "elsewhere").unlink()
         await part.discard()
@@ -168,13 +180,13 @@ async def test_a_share_outlives_renaming_deleting_and_closing(part: Part, tmp_pa
 
 async def test_discarding_deletes_the_name(part: Part) -> None:
     """A discarded part is gone; discarding it twice is no error."""
-    await part.append([DATA])
+    await append(part, [DATA])
     await part.discard()
     assert not part.path.exists()
     await part.discard()
 
 
-async def test_a_planted_link_is_refused(tmp_path: Path, threads: Threads) -> None:
+async def test_a_planted_link_is_refused(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
     """A symbolic link at the part's path, to a file or to nowhere, is refused, its target untouched (V48)."""
     victim, missing = tmp_path / "victim", tmp_path / "missing"
     victim.write_bytes(b"precious")
@@ -182,80 +194,77 @@ async def test_a_planted_link_is_refused(tmp_path: Path, threads: Threads) -> No
     for target in (victim, missing):
         part_path(tmp_path, DIGEST).symlink_to(target)
         with pytest.raises(OSError, match="symbolic links"):
-            await Part.open(tmp_path, DIGEST, threads)
+            await Part.open(tmp_path, DIGEST, threads, tasks)
         part_path(tmp_path, DIGEST).unlink()
     assert victim.read_bytes() == b"precious"
     assert not missing.exists()
     assert open_files() == files
 
 
-async def test_a_folder_that_is_gone_is_an_error(tmp_path: Path, threads: Threads) -> None:
+async def test_a_folder_that_is_gone_is_an_error(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
     """What the disk refuses is an OSError, for the transfer to turn into pass-through."""
     with pytest.raises(FileNotFoundError):
-        await Part.open(tmp_path / "gone", DIGEST, threads)
+        await Part.open(tmp_path / "gone", DIGEST, threads, tasks)
 
 
 async def test_a_short_write_tells_its_errno(part: Part) -> None:
     """A disk that takes a part of an append refuses it: the frontier stays, and the next append goes on there."""
-    await part.append([DATA[:1000]])
+    await append(part, [DATA[:1000]])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))  # the kernel then writes short, as when nearly full
     try:
         with pytest.raises(OSError, match="File too large"):
-            await part.append([DATA[1000:100_000], DATA[100_000:]])
+            await append(part, [DATA[1000:100_000], DATA[100_000:]])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (part.frontier, part.hashed) == (1000, 1000)
-    await part.append([DATA[1000:]])
-    assert part.matches()
+    assert (part.frontier, await part.matches(), part.hashed) == (1000, False, 1000)
+    await append(part, [DATA[1000:]])
+    assert await part.matches()
     assert part.path.read_bytes() == DATA
 
 
-async def test_a_cancelled_append_leaks_nothing(tmp_path: Path, threads: Threads) -> None:
+async def test_a_cancelled_append_leaks_nothing(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
     """An append whose caller left and closed the part is still done; no descriptor is left and the file is a prefix."""
     files = open_files()
-    part = await Part.open(tmp_path, DIGEST, threads)
-    await part.append([DATA[:1000]])
-    async with Tasks() as tasks:
-        gate = await leave(threads, part.append([DATA[1000:5000]]), tasks)
-        part.close()
-        gate.set()
-        await threads.disk(int)  # stands behind the append
+    part = await Part.open(tmp_path, DIGEST, threads, tasks)
+    await append(part, [DATA[:1000]])
+    gate = await leave(threads, append(part, [DATA[1000:5000]]), tasks)
+    part.close()
+    gate.set()
+    await threads.disk(int)  # stands behind the append
     assert open_files() == files
     assert part_path(tmp_path, DIGEST).read_bytes() == DATA[:5000]
-    again = await Part.open(tmp_path, DIGEST, threads)
+    again = await Part.open(tmp_path, DIGEST, threads, tasks)
     assert again.frontier == 5000
-    await again.append([DATA[5000:]])
-    await again.catch_up()
-    assert again.matches()
+    await append(again, [DATA[5000:]])
+    assert await again.matches()
     again.close()
 
 
-async def test_a_cancelled_opening_leaks_nothing(tmp_path: Path, threads: Threads) -> None:
+async def test_a_cancelled_opening_leaks_nothing(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
     """A part that was opened for a caller who had left is closed."""
     files = open_files()
-    async with Tasks() as tasks:
-        gate = await leave(threads, Part.open(tmp_path, DIGEST, threads), tasks)
-        gate.set()
-        await threads.disk(int)
+    gate = await leave(threads, Part.open(tmp_path, DIGEST, threads, tasks), tasks)
+    gate.set()
+    await threads.disk(int)
     assert part_path(tmp_path, DIGEST).exists()
     assert open_files() == files
 
 
-async def test_a_cancelled_rewind_touches_no_other_file(tmp_path: Path, threads: Threads) -> None:
+async def test_a_cancelled_rewind_touches_no_other_file(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
     """A rewind that runs after its part was closed cuts that part, never the file that got its descriptor's number."""
     files = open_files()
-    part = await Part.open(tmp_path, DIGEST, threads)
-    await part.append([DATA])
+    part = await Part.open(tmp_path, DIGEST, threads, tasks)
+    await append(part, [DATA])
+    assert await part.matches()
     other = tmp_path / "other"
     other.write_bytes(b"precious")
-    async with Tasks() as tasks:
-        gate = await leave(threads, part.rewind(10), tasks)
-        numbers = set(os.listdir("/proc/self/fd"))
-        part.close()
-        heirs = [os.open(other, os.O_RDWR) for _ in range(4)]
-        gate.set()
-        await threads.disk(int)
+    gate = await leave(threads, part.rewind(10), tasks)
+    numbers = set(os.listdir("/proc/self/fd"))
+    part.close()
+    heirs = [os.open(other, os.O_RDWR) for _ in range(4)]
+    gate.set()
+    await threads.disk(int)
     for heir in heirs:
         os.close(heir)
     assert numbers & {str(heir) for heir in heirs}, "no descriptor number was used again"
