@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import cold, crowd, firstbyte, hydration, machine, manifests, memory, peers, report, warm
+from benchmarks import cold, crowd, firstbyte, hydration, machine, manifests, memory, peers, report, storm, warm
 from benchmarks.bench import Bench, ClientFailed
 from benchmarks.figures import Row
 
@@ -28,6 +28,7 @@ TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
     "warm": warm.measure,
     "manifests": manifests.measure,
     "hydration": hydration.measure,
+    "storm": storm.measure,
 }
 NEEDED = ("docker-registry", "nginx", "wrk")
 ROUNDS, ROUNDS_QUICK = 5, 2

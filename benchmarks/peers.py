@@ -113,6 +113,15 @@ class Upstream(Subject):
         """Bandwidth of all connections together from now on; None for no limit."""
         self._control(f"limit?rate={bytes_per_s or 0}")
 
+    def trouble(self, kind: str = "") -> None:
+        """Answer all by `503` or `429`, or nothing at all (`hang`), from now on; nothing: be well. Count anew."""
+        self._control(f"trouble/{kind}")
+
+    def asked(self) -> tuple[int, int]:
+        """Requests for content, and pings, since the last `trouble`."""
+        counts = self._control("asked")
+        return counts.get("content", 0), counts.get("ping", 0)
+
     def sent(self, digest: str) -> tuple[int, int]:
         """How many GETs of a blob, and how many bytes of it, left so far."""
         requests, count = self._control("sent").get(digest, (0, 0))
@@ -145,8 +154,9 @@ def cistern(home: Path, origin: Upstream, command: str = DEFAULT_CISTERN) -> Ite
     )
     words = [*shlex.split(command), "serve", "--config", str(config)]
     with _process(words, home, "cistern") as (process, log):
-        url = _ready_line(process, log).partition("registry=")[2].split()[0]
-        yield Subject(CISTERN, process, int(url.rpartition(":")[2]), f"{UPSTREAM_NAME}/", log)
+        told = dict(word.split("=", 1) for word in _ready_line(process, log).split() if "=" in word)
+        port = int(told["registry"].rpartition(":")[2])
+        yield Subject(CISTERN, process, port, f"{UPSTREAM_NAME}/", log, facts={"admin": told["admin"]})
 
 
 @contextmanager

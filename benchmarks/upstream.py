@@ -31,6 +31,7 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 OCTETS = "application/octet-stream"
+ERRORS = {"503": "503 Service Unavailable", "429": "429 Too Many Requests"}  # what a storm meets; `hang` is the third
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,9 @@ class Upstream:
         self._block = BLOCK
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
+        self._trouble = ""
+        self._healed = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
@@ -143,6 +147,12 @@ class Upstream:
         if request.path.startswith("/-/"):
             body = json.dumps(self._control(request)).encode()
             writer.write(_head("200 OK", len(body), {"Content-Type": "application/json"}) + body)
+            return
+        self._asked["ping" if request.path == "/v2/" else "content"] += 1
+        if self._trouble == "hang":
+            await self._healed.wait()
+        if self._trouble in ERRORS:
+            writer.write(_head(ERRORS[self._trouble], 0, {}))
         elif request.path == "/v2/":
             writer.write(_head("200 OK", 2, {"Content-Type": "application/json"}) + b"{}")
         elif (found := self._content.find(request.path)) is None:
@@ -184,7 +194,12 @@ class Upstream:
             await asyncio.sleep(delay)
 
     def _control(self, request: Request) -> object:
-        """What the orchestrator asks: `blobs`, `image`, `limit`, `sent`."""
+        """What the orchestrator asks: `blobs`, `image`, `limit`, `sent`, `trouble`, `asked`."""
+        if request.path.startswith("/-/trouble/"):
+            self._healed.set()
+            self._trouble, self._healed = request.path.removeprefix("/-/trouble/"), asyncio.Event()
+            self._asked.clear()
+            return self._trouble
         numbers = {name: [int(value) for value in values] for name, values in request.query.items()}
         match request.path.removeprefix("/-/"):
             case "blobs":
@@ -199,6 +214,8 @@ class Upstream:
                 return rate
             case "sent":
                 return {digest: [count, self._bytes[digest]] for digest, count in self._requests.items()}
+            case "asked":
+                return dict(self._asked)
             case unknown:
                 raise ConnectionError(f"no such control: {unknown}")
 
