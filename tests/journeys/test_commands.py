@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.cistern import CisternProcess, assert_image_whole, cistern, stored
+from tests.support.cistern import CisternProcess, assert_image_whole, cistern, image_kept, stored
 from tests.support.images import Image, index, layer, manifest
 from tests.support.leaks import Canaries
 from tests.support.process import Outcome
@@ -34,12 +34,13 @@ async def served(short_tmp: Path, registry: Registry, canaries: Canaries) -> Asy
 
 
 async def pull(server: CisternProcess, image: Image, tag: str = "1") -> None:
-    """Ask for every manifest and blob of an image."""
+    """Ask for every manifest and blob of an image, and wait until all of it is kept."""
     targets = [f"manifests/{tag}", *(f"manifests/{found.digest}" for found in image.all_manifests()[1:])]
     for target in [*targets, *(f"blobs/{blob.digest}" for blob in image.all_blobs())]:
         pulling = await Pulling.start(server.netloc, f"/v2/{NAME}/{target}")
         assert await pulling.head() == 200
         await pulling.rest()
+    await image_kept(server.cache_dir, image)
 
 
 def json_of(outcome: Outcome) -> Any:

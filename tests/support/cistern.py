@@ -185,6 +185,15 @@ def assert_store_true(cache_dir: Path) -> None:
     hashed({digest: stored_path(cache_dir, digest) for digest in stored(cache_dir)})
 
 
+async def image_kept(cache_dir: Path, image: Image, *, timeout_s: float = 20.0) -> None:
+    """Wait until the store has all of an image: the commit of a blob comes after its last byte has left. Re-hashed."""
+    wanted = [stored_path(cache_dir, blob.digest) for blob in (*image.all_manifests(), *image.all_blobs())]
+    async with asyncio.timeout(timeout_s):
+        while not all(path.is_file() for path in wanted):  # noqa: ASYNC110 - another process's disk rings no bell
+            await asyncio.sleep(0.01)
+    assert_image_whole(cache_dir, image)
+
+
 def assert_image_whole(cache_dir: Path, images: Iterable[Image] | Image) -> None:
     """Each manifest and blob that the images reach is in the store, re-hashed."""
     for image in [images] if isinstance(images, Image) else images:
