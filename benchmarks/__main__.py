@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import cold, crowd, firstbyte, hydration, machine, manifests, memory, peers, report, storm, warm
+from benchmarks import cold, crowd, firstbyte, hydration, machine, manifests, memory, peers, report, rules, storm, warm
 from benchmarks.bench import Bench, ClientFailed
 from benchmarks.figures import Row
 
@@ -29,6 +29,7 @@ TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
     "manifests": manifests.measure,
     "hydration": hydration.measure,
     "storm": storm.measure,
+    "rules": rules.measure,
 }
 NEEDED = ("docker-registry", "nginx", "wrk")
 ROUNDS, ROUNDS_QUICK = 5, 2

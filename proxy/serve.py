@@ -14,6 +14,7 @@ from typing import Final
 
 from proxy import __version__
 from proxy.app import World, open_rooms
+from proxy.collector import undisturbed
 from proxy.config import Config, warnings
 from proxy.edge import Edge, open_edge
 from proxy.events import ConfigTaken
@@ -31,7 +32,8 @@ FILES_BESIDE: Final = 1024
 
 def run(source: Source, *, log_format: Format) -> int:
     """Serve until a signal; the exit code. Raises CisternError or OSError when it cannot start."""
-    config = source.load()
+    with undisturbed():
+        config = source.load()
     with server_log(log_format):
         return asyncio.run(serve(source, config, announce=_print_line))
 

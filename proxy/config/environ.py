@@ -55,21 +55,17 @@ def put(tree: Tree, loc: tuple[str, ...], written: str, origin: str) -> None:
         inner = target.get(key)
         if inner is None:
             inner = target[key] = {}
-            tree.marks[path] = origin
+            tree.origins[path] = origin
         if not isinstance(inner, dict):
             tree.problems.append(Problem(0, origin, ".".join(loc), f"{'.'.join(map(str, path))} is set whole, as JSON"))
             return
         target = inner
     key = _key_like(target, loc[-1])
     target[key] = value
-    _mark(tree, (*path, key), value, origin)
-
-
-def _mark(tree: Tree, loc: Loc, value: object, origin: str) -> None:
-    """What now stands at `loc` and below came from `origin`, whatever the file had there."""
-    for old in [mark for mark in tree.marks if mark[: len(loc)] == loc]:
-        del tree.marks[old]
-    tree.marks[loc] = origin
+    # Whatever the file or a variable had there and below.
+    for old in [mark for mark in tree.origins if mark[: len(path) + 1] == (*path, key)]:
+        del tree.origins[old]
+    tree.origins[(*path, key)] = origin
 
 
 def _key_like(target: Mapping[str, object], part: str) -> str:

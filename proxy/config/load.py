@@ -40,7 +40,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, tupl
     `FILE:LINE: key: reason`, or with the variable's or flag's name in the place of file and line.
     """
     if path is None:
-        return _config(Tree(BUILT_IN, marks={(): BUILT_IN}), environ, flags or {})
+        return _config(Tree(BUILT_IN, origins={(): BUILT_IN}), environ, flags or {})
     try:
         text = path.read_bytes().decode()
     except OSError as cause:

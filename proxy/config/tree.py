@@ -10,10 +10,10 @@ from typing import Final
 
 import yaml
 
+from proxy.config.plain import DEPTH_MAX, TAG, StrictLoader, plain
+
 Loc = tuple[str | int, ...]
-DEPTH_MAX: Final = 32
 NODES_MAX: Final = 5_000_000  # 100 000 rules have about a million; an alias bomb has more than there is memory
-TAG: Final = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +31,42 @@ class Problem:
 
 @dataclass(slots=True)
 class Tree:
-    """`value` is maps, lists and scalars; `marks` tells a line of `source`, or the name of what set it, for each."""
+    """`value` is maps, lists and scalars; what a variable or flag has set is marked with its name in `origins`."""
 
     source: str
     value: dict[str, object] = field(default_factory=dict)
-    marks: dict[Loc, int | str] = field(default_factory=dict)
+    text: str = ""
+    origins: dict[Loc, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    lines: dict[Loc, int] = field(default_factory=dict)
 
     def refuse(self, loc: Loc, reason: str) -> None:
         """Note a problem at `loc`, or at the nearest place above it that was written down."""
-        mark: int | str = next((self.marks[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in self.marks), 1)
-        line, origin = (mark, f"{self.source}:{mark}") if isinstance(mark, int) else (0, mark)
-        self.problems.append(Problem(line, origin, ".".join(map(str, loc)), reason))
+        origin = next((self.origins[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in self.origins), None)
+        line = 0 if origin is not None else self._line(loc)
+        self.problems.append(Problem(line, origin or f"{self.source}:{line}", ".".join(map(str, loc)), reason))
 
-
-class StrictLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc] # chosen here
-    """PyYAML's parser with our own three plain types; nothing is constructed by it."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
-
-
-StrictLoader.add_implicit_resolver(f"{TAG}bool", re.compile(r"true\Z|false\Z"), ["t", "f"])
-StrictLoader.add_implicit_resolver(f"{TAG}null", re.compile(r"(?:~|null)?\Z"), ["~", "n", ""])
-StrictLoader.add_implicit_resolver(f"{TAG}int", re.compile(r"(?:0|-?[1-9][0-9]{0,15})\Z"), list("-0123456789"))
+    def _line(self, loc: Loc) -> int:
+        if not self.lines:  # most files have no problem: lines are looked for when the first one is found
+            self.lines = read_strictly(self.text, self.source).lines
+        return next((self.lines[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in self.lines), 1)
 
 
 def read(text: str, source: str) -> Tree:
     """Parse `text`; what is wrong stands in `problems`, and the rest is still there to be checked."""
-    tree = Tree(source, marks={(): 1})
+    value = plain(text)
+    return read_strictly(text, source) if value is None else Tree(source, value, text)
+
+
+def read_strictly(text: str, source: str) -> Tree:
+    """As `read`, node by node, with the line of each."""
+    tree = Tree(source, text=text, lines={(): 1})
     loader = StrictLoader(text)
     try:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        tree.marks[()] = mark.line + 1 if mark else 1
+        tree.lines[()] = mark.line + 1 if mark else 1
         tree.refuse((), error.problem or "not YAML")
         return tree
     except (yaml.YAMLError, RecursionError) as error:
@@ -88,7 +90,7 @@ class _Reader:
         self._nodes = 0
 
     def value_of(self, node: yaml.Node, loc: Loc) -> object:
-        self._tree.marks[loc] = node.start_mark.line + 1
+        self._tree.lines[loc] = node.start_mark.line + 1
         self._nodes += 1
         # Depth first: a map that contains itself by an alias ends here.
         if len(loc) > DEPTH_MAX or self._nodes > NODES_MAX:
@@ -105,20 +107,20 @@ class _Reader:
         found: dict[str, object] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._tree.marks[(*loc, "?")] = key_node.start_mark.line + 1
+                self._tree.lines[(*loc, "?")] = key_node.start_mark.line + 1
                 self._tree.refuse((*loc, "?"), "a key must be text")
                 continue
             key = str(key_node.value)
             at = (*loc, key)
             if key in found:
-                first = self._tree.marks[at]
-                self._tree.marks[at] = key_node.start_mark.line + 1
+                first = self._tree.lines[at]
+                self._tree.lines[at] = key_node.start_mark.line + 1
                 self._tree.refuse(at, f"duplicate key: it stands in line {first} already")
-                self._tree.marks[at] = first
+                self._tree.lines[at] = first
                 continue
             found[key] = self.value_of(value_node, at)
             # The key's own line: a block below it starts one line later.
-            self._tree.marks[at] = key_node.start_mark.line + 1
+            self._tree.lines[at] = key_node.start_mark.line + 1
         return found
 
     def _scalar_of(self, node: yaml.Node, loc: Loc) -> object:

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -160,6 +161,7 @@ def host(value: object) -> str:
     return _authority(text(value), default_port=443)
 
 
+@lru_cache(1024)  # rules by the hundred thousand name the same few upstreams
 def _authority(written: str, default_port: int) -> str:
     """`HOST[:PORT]`, normalised, without the default port. What two parsers could read in two ways is refused."""
     match = AUTHORITY.fullmatch(written.lower())

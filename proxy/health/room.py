@@ -215,7 +215,7 @@ class Health:
     # Parts
 
     def _view(self, name: str) -> RuleView | None:
-        return next((view for view in self._rules().listing() if view.name == name), None)
+        return self._rules().named(name)
 
     def _upstream_parts(self) -> dict[str, tuple[Part, dict[str, Part]]]:
         """Of every upstream: itself, and its endpoints by URL."""

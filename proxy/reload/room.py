@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.collector import undisturbed
 from proxy.config import Config, fixed
 from proxy.current import Current
 from proxy.errors import ConfigInvalid
@@ -103,6 +104,10 @@ class Reload:
 
     def _read(self) -> Found:
         """All that files say now. Blocks; changes nothing but what is watched. Raises ConfigInvalid."""
+        with undisturbed():
+            return self._read_undisturbed()
+
+    def _read_undisturbed(self) -> Found:
         running = self._current.config
         seen = look(self._source.files(running))  # before reading: what changes meanwhile is another one
         try:

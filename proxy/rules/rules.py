@@ -35,6 +35,7 @@ class Rules:
         self._upstreams = {name: Table() for name in config.upstreams}
         default = config.registry.default_upstream
         self._default = None if default is None else self._names[default]
+        self._policies = {public: config.tags.policy(None, public=public) for public in (True, False)}
         self._rules = [self._explicit(rule) for rule in config.rules]
         for rule in self._rules:
             self._upstreams[rule.upstream].add(rule.within, rule)
@@ -46,6 +47,7 @@ class Rules:
                 self._upstreams[name].add("", rule)
                 self._rules.append(rule)
         self._by_name = {rule.view.name: rule for rule in self._rules}
+        self._listing: tuple[RuleView, ...] | None = None
 
     def route(self, name: str, *, namespace: str | None = None, prefix: str | None = None) -> Route:
         """Where `name` leads: the repository name of the path, with the `ns` value and the prefix before /v2, if any.
@@ -80,9 +82,16 @@ class Rules:
         route = _route(name, rule, place.repository, is_mirror=True, namespace=None)
         return route if route.place == place else None
 
+    def named(self, name: str) -> RuleView | None:
+        """The rule of this name."""
+        rule = self._by_name.get(name)
+        return None if rule is None else rule.view
+
     def listing(self) -> tuple[RuleView, ...]:
         """Every rule in the order of matching: exact, then longer before shorter, explicit before implicit."""
-        return tuple(rule.view for rule in sorted(self._rules, key=_specificity))
+        if self._listing is None:
+            self._listing = tuple(rule.view for rule in sorted(self._rules, key=_specificity))
+        return self._listing
 
     def overlaps(self) -> tuple[Overlap, ...]:
         """Explicit rules that match some of the same names, each with the one that is taken before it or after it."""
@@ -166,7 +175,7 @@ class Rules:
             upstream=f"{upstream}/{within}{'*' if pattern.is_wildcard else ''}",
             credentials=credentials,
             endpoint=rule.endpoint,
-            tags=config.tags.policy(rule.tags, public=public),
+            tags=self._policies[public] if rule.tags is None else config.tags.policy(rule.tags, public=public),
             hydrate=(rule.hydrate or config.hydrate).image != "none",
             public=public,
             deny=rule.deny,
@@ -184,7 +193,7 @@ class Rules:
             upstream=f"{name}/*",
             credentials=credentials,
             endpoint=None,
-            tags=self._config.tags.policy(None, public=credentials is None),
+            tags=self._policies[credentials is None],
             hydrate=self._config.hydrate.image != "none",
             public=credentials is None,
             deny=False,

@@ -9,7 +9,7 @@ import pytest
 from tests.house.source import PACKAGE, imports_of, name_of, python_files
 
 LAYERS: Final = [
-    "__init__ errors sink",
+    "__init__ collector errors sink",
     "oci",
     "clients failures freshness ledger log outcome paths reference remembered",
     "tasks",
