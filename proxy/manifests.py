@@ -46,6 +46,7 @@ class Manifests:
         self._events = ground.events
         self._fetches: Flights[tuple[Source, str | Digest], Held] = Flights(ground.tasks, "fetch manifest")
         self._bodies: LRUCache[Digest, bytes] = LRUCache(MEMORY, getsizeof=len)
+        self.forgotten = 0  # grows with every body that was deleted: what was held at one value is held at it still
 
     async def held(self, place: Place, digest: Digest) -> Held | None:
         """The manifest, if this place holds it and its bytes are here and whole."""
@@ -133,6 +134,7 @@ class Manifests:
     def forget(self, digest: Digest) -> None:
         """Drop a body from memory: its blob was deleted."""
         self._bodies.pop(digest, None)
+        self.forgotten += 1
 
 
 def _read_all(file: io.FileIO) -> bytes:

@@ -6,7 +6,7 @@ place's own credentials. So one upstream's private blob cannot be read through a
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from proxy.downloads.room import Downloads
@@ -22,19 +22,31 @@ from proxy.outcome import COLLAPSED, HIT, MISS, Outcome, unkept
 from proxy.remembered import Remembered
 from proxy.rules import Place, Route
 from proxy.store.base import Link, OpenBlob
-from proxy.tags import Tags
+from proxy.tags import Resolved, Tags
 
 REMEMBERED: Final = 10_000  # missing digests kept in memory
 BLOB_UNKNOWN: Final = BlobUnknown("").reason
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """While nothing changed since `changes`, the same question under the same rules has the same answer, and nobody
+    need be asked; a tag's for as long as it is fresh: `fresh_for_s` from `checked_at` (Unix seconds).
+    """
+
+    changes: int
+    checked_at: float | None = None
+    fresh_for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ManifestAnswer:
-    """`body` is None when only the descriptor was asked for."""
+    """`body` is None when only the descriptor was asked for. `standing` is there for a plain hit."""
 
     descriptor: Descriptor
     body: bytes | None
     outcome: Outcome
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,7 @@ class Pull:
         self._tags = tags
         self._events = ground.events
         self._is_blocked = is_blocked
+        self._clock = ground.clock
         self._proofs: Flights[tuple[Place, Digest], int | None] = Flights(ground.tasks, "prove blob")
         self._missing: Remembered[tuple[type[NotHere], Place, Digest], bool] = Remembered(REMEMBERED, ground.clock)
         ground.events.listen(NotStored, self._hear_missing)
@@ -83,16 +96,34 @@ class Pull:
 
         Raises Denied (blocked), ManifestUnknown and what the upstream port raises.
         """
+        changes = self._changes()
         if isinstance(target, Digest):
+            standing: Standing | None = Standing(changes)
             answer = await self._manifest_by_digest(route, target, want_body)
         else:
-            answer = await self._manifest_by_tag(route, target, want_body)
+            resolved = await self._tags.resolve(route, target, want_body=want_body)
+            answer = await self._manifest_of(route, resolved, want_body)
+            checked_at = resolved.checked_at
+            standing = None if checked_at is None else Standing(changes, checked_at, route.tags.fresh_for_s)
         if want_body:
             self._events.publish(ManifestFetched(route, answer.descriptor.digest))
-        return answer
+        return replace(answer, standing=standing) if answer.outcome is HIT else answer
 
-    async def _manifest_by_tag(self, route: Route, tag: str, want_body: bool) -> ManifestAnswer:
-        resolved = await self._tags.resolve(route, tag, want_body=want_body)
+    def repeats(self, standing: Standing) -> bool:
+        """Whether what was answered then is the answer now."""
+        if standing.changes != self._changes():
+            return False
+        checked_at = standing.checked_at
+        return checked_at is None or 0 <= self._clock() - checked_at < standing.fresh_for_s
+
+    def fetched(self, route: Route, digest: Digest) -> None:
+        """A client fetched a manifest that was answered without asking here."""
+        self._events.publish(ManifestFetched(route, digest))
+
+    def _changes(self) -> int:
+        return self._records.changes + self._manifests.forgotten
+
+    async def _manifest_of(self, route: Route, resolved: Resolved, want_body: bool) -> ManifestAnswer:
         self._refuse_blocked(resolved.descriptor.digest)
         if not want_body:
             return ManifestAnswer(resolved.descriptor, None, resolved.outcome)

@@ -28,10 +28,11 @@ Key = tuple[Place, str]
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a tag stands for now, and how that is known."""
+    """What a tag stands for now, and how that is known; for a plain hit, since when (Unix seconds)."""
 
     descriptor: Descriptor
     outcome: Outcome
+    checked_at: float | None = None
 
 
 class Tags:
@@ -62,7 +63,7 @@ class Tags:
         left_s = record.last_checked + route.tags.fresh_for_s - self._clock()
         match freshness := judge(record, route.tags, self._clock()):
             case Freshness.FRESH:
-                return Resolved(record.descriptor, HIT)
+                return Resolved(record.descriptor, HIT, record.last_checked)
             case Freshness.CHECK_BEHIND:
                 self._checks.start((key, False), lambda: self._check(route, tag, record))
                 return Resolved(record.descriptor, Outcome(result=Result.HIT, fresh_for_s=left_s))

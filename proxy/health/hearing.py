@@ -10,7 +10,7 @@ from typing import Final
 from proxy.events import BlobStored, ConfigRefused, ConfigTaken, Events, NotStored, TagStale
 from proxy.exchange import Exchange
 from proxy.health.judge import Heard
-from proxy.outcome import Result
+from proxy.outcome import HIT, Result
 from proxy.rules import Place, Source
 from proxy.upstream.session import UpstreamCall
 
@@ -72,9 +72,9 @@ class Hearing:
 
     def exchanged(self, exchange: Exchange) -> None:
         """One request of a client ended."""
-        if exchange.route is None:
-            return
         outcome = exchange.outcome
+        if exchange.route is None or (outcome is HIT and exchange.error is None):  # a plain hit says nothing new
+            return
         if exchange.error is not None:
             self._about(exchange.route.source, exchange.error.partition(":")[0])
         elif outcome is not None and (outcome.checked_status is not None or outcome.result in FETCHED):

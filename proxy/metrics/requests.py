@@ -44,18 +44,20 @@ class Requests:
 
     def count(self, exchange: Exchange) -> None:
         """One request of a client ended. A status of 0: the connection ended before an answer had one."""
-        rule = exchange.rule if exchange.rule in self._rule_names() else ""
-        labels = (rule, exchange.kind, exchange.method, exchange.result or Result.ERROR, exchange.status)
-        cell = self._cells.get(labels)
-        if cell is None:
-            labels = (*labels[:2], among(exchange.method, METHODS), *labels[3:])
-            cell = self._cells.setdefault(labels, Cell())
+        labels = (exchange.rule, exchange.kind, exchange.method, exchange.result or Result.ERROR, exchange.status)
+        cell = self._cells.get(labels) or self._bounded(labels)
         cell.requests += 1
         cell.sent += exchange.sent
         first_s = exchange.first_byte_s
         if first_s is not None:
             cell.within[bisect_left(BUCKETS, first_s)] += 1
             cell.first_s += first_s
+
+    def _bounded(self, labels: Labels) -> Cell:
+        """The cell of labels that were not seen before, once each is one of a bounded set."""
+        rule, kind, method, result, status = labels
+        known = (rule if rule in self._rule_names() else "", kind, among(method, METHODS), result, status)
+        return self._cells.setdefault(known, Cell())
 
     def _rule_names(self) -> frozenset[str]:
         rules = self._rules()

@@ -91,6 +91,7 @@ class Metrics:
         self._reasons, self._faults = Words(), Words()
         # When each tag that is served stale was last checked.
         self._stale: TTLCache[tuple[Place, str], float] = TTLCache(STALE_MAX, STALE_KEPT_S, timer=monotonic)
+        self._is_stale = False  # nothing was lately: no need to look up every request
         self.registry = prometheus.CollectorRegistry()
         self._count()
         self._requests = Requests(rules)
@@ -147,10 +148,10 @@ class Metrics:
     def observe(self, exchange: Exchange) -> None:
         """One request of a client ended."""
         self._requests.count(exchange)
-        if exchange.kind == "manifest" and exchange.route is not None and exchange.result is not Result.STALE:
-            tag = exchange.reference.rpartition(":")[2]
-            if exchange.result is not Result.ERROR:
-                self._stale.pop((exchange.route.place, tag), None)
+        if not self._is_stale or exchange.kind != "manifest" or exchange.route is None:
+            return
+        if exchange.result not in (Result.STALE, Result.ERROR):
+            self._stale.pop((exchange.route.place, exchange.reference.rpartition(":")[2]), None)
 
     def _called(self, call: UpstreamCall) -> None:
         self._asked.labels(call.upstream, call.kind, status_label(call.outcome, self._faults)).inc()
@@ -164,6 +165,7 @@ class Metrics:
 
     def _served_stale(self, event: TagStale) -> None:
         self._stale[event.place, event.tag] = self._monotonic() - event.age_s
+        self._is_stale = True
 
     # What is now
 
@@ -225,6 +227,7 @@ class Metrics:
         yield gauge("cistern_hydration_oldest_seconds", "Age of the oldest of them", sample.hydration_oldest_s)
 
     def _stale_tags(self) -> Iterator[Metric]:
+        self._is_stale = bool(self._stale)
         oldest_s = max((self._monotonic() - checked for checked in list(self._stale.values())), default=0.0)
         yield gauge("cistern_stale_oldest_seconds", "Since the oldest tag served stale was checked", oldest_s)
 

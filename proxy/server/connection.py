@@ -29,12 +29,13 @@ log = logger("listen")
 
 class Connection(web.RequestHandler):
     """One client's connection. What is no HTTP is refused in the registry's own words (protocol E01), and closed: its
-    rest is never read as another request.
+    rest is never read as another request. `is_inside`: the gate has let it in, once for all of its requests.
     """
 
     def __init__(self, server: "Server", **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._server = server
+        self.is_inside = False
         self._is_tls = False
         self._has_ended = False  # the client sends no more; it may still read
         self._unsent = (0, 0.0)  # bytes in our memory, and since when that many

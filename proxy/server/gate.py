@@ -14,6 +14,7 @@ from proxy.errors import Overloaded
 from proxy.exchange import Exchange
 from proxy.outcome import Result
 from proxy.server import respond
+from proxy.server.connection import Connection
 
 RETRY_AFTER_S: Final = 2.0
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -29,7 +30,12 @@ class Gate:
         self._inside: WeakSet[asyncio.BaseTransport] = WeakSet()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        if isinstance(connection, Connection) and connection.is_inside:
+            return await self._inner(request)
         if self._has_room(request.transport):
+            if isinstance(connection, Connection):
+                connection.is_inside = True
             return await self._inner(request)
         exchange = Exchange(id="", client=request.remote or "", method=request.method)
         response = respond.failure(exchange, Overloaded(f"{self._limit()} clients are connected", RETRY_AFTER_S))

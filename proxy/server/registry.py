@@ -6,30 +6,29 @@ after them the connection is dropped.
 
 import itertools
 from collections.abc import Callable
-from typing import Final, Protocol
-from urllib.parse import parse_qs
+from typing import Protocol
 
 from aiohttp import hdrs, web
 
 from proxy.downloads.bell import Bell
-from proxy.errors import CisternError, MethodUnsupported, NameInvalid, Overloaded, PathUnknown, RangeUnsatisfiable
+from proxy.errors import CisternError, MethodUnsupported, Overloaded, PathUnknown, RangeUnsatisfiable
 from proxy.exchange import Exchange
 from proxy.listings import Listings, Page
 from proxy.log import logger
 from proxy.outcome import Result
-from proxy.paths import Call, Kind, parse
+from proxy.paths import Call, Kind
 from proxy.pull import Pull
 from proxy.rules import Rules
 from proxy.server import respond
+from proxy.server.asked import Asked, Reading
 from proxy.server.blobs import send_blob
+from proxy.server.hot import Hot
 from proxy.server.ranges import is_hopeless
 from proxy.server.send import BodyDropped
 from proxy.server.streams import Streams
 from proxy.store.threads import Threads
 
 log = logger("registry")
-QUERY_MAX: Final = 4096
-PARAMETERS_MAX: Final = 64
 
 
 class Probes(Protocol):
@@ -63,6 +62,8 @@ class Registry:
         self._listings = listings
         self._probes = probes
         self._threads = threads
+        self._reading = Reading()
+        self._hot = Hot(pull)
         self._observe = observe
         self._ids = itertools.count(1)
         self._running = 0
@@ -74,8 +75,11 @@ class Registry:
         """Answer one request. Raises ConnectionError to drop the connection."""
         exchange = Exchange(id=f"{next(self._ids):x}", client=request.remote or "", method=request.method)
         self._running += 1
+        response: web.StreamResponse | None
         try:
-            response = await self._guarded(request, exchange)
+            response = self._hot.find(request, self._rules(), exchange)
+            if response is None:
+                response = await self._guarded(request, exchange)
             if self.draining:
                 response.force_close()
         except ConnectionError as error:
@@ -118,52 +122,40 @@ class Registry:
             return respond.failure(exchange, CisternError("an internal error; the log has its trace"))
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
-        # Never rel_url.path: it is decoded. Never host: neither it nor an absolute form may choose a rule (V11).
-        path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
-        if path.startswith("/-/"):
-            return self._probe(path, exchange)
-        if request.method not in ("GET", "HEAD"):
-            raise MethodUnsupported(f"{request.method[:16]} is not served: this is a pull-through cache")
-        if request.rel_url.raw_fragment:  # no client sends one; taken for nothing, it would make another name of this
-            raise PathUnknown("no such registry path: a fragment is no part of a request")
-        call = parse(path)
-        exchange.kind = call.kind.label
-        exchange.range = request.headers.get(hdrs.RANGE)
-        exchange.name(call.name, call.target)
-        values = _parameters(query)
-        if call.kind is Kind.PING:
-            return respond.small(exchange, b"{}", respond.API_VERSION | {"Content-Type": respond.JSON})
-        if call.kind is Kind.CATALOG:
-            return self._page(exchange, await self._listings.catalog(values), path)
-        exchange.route = self._rules().route(call.name, namespace=_namespace(values), prefix=call.prefix)
-        return await self._content(request, call, values, path, exchange)
-
-    async def _content(
-        self, request: web.BaseRequest, call: Call, values: dict[str, list[str]], path: str, exchange: Exchange
-    ) -> web.StreamResponse:
-        route = exchange.route
-        if route is None or call.kind in (Kind.PING, Kind.CATALOG):
-            raise PathUnknown("no such registry path")
-        match call.kind:
+        if request.rel_url.raw_path.startswith("/-/"):
+            return self._probe(request.rel_url.raw_path, exchange)
+        asked = self._reading.read(request, self._rules(), exchange)
+        match asked.call.kind:
+            case Kind.PING:
+                return respond.small(exchange, b"{}", respond.COMMON | {"Content-Type": respond.JSON})
+            case Kind.CATALOG:
+                return self._page(exchange, await self._listings.catalog(asked.values), asked.path)
             case Kind.MANIFEST:
-                return await self._manifest(request, call, exchange)
+                return await self._manifest(request, asked, exchange)
             case Kind.BLOB:
-                return await self._blob(request, call, exchange)
-            case Kind.TAGS:
-                return self._page(exchange, await self._listings.tags(route, values), path)
+                return await self._blob(request, asked.call, exchange)
             case _:
-                return self._page(exchange, await self._listings.referrers(route, call.digest, values), path)
+                return await self._list(asked, exchange)
 
-    async def _manifest(self, request: web.BaseRequest, call: Call, exchange: Exchange) -> web.StreamResponse:
-        if exchange.route is None or call.target is None:
+    async def _list(self, asked: Asked, exchange: Exchange) -> web.StreamResponse:
+        if asked.route is None:
             raise PathUnknown("no such registry path")
-        want_body = exchange.method == "GET"
-        found = await self._pull.manifest(exchange.route, call.target, want_body=want_body)
+        if asked.call.kind is Kind.TAGS:
+            page = await self._listings.tags(asked.route, asked.values)
+        else:
+            page = await self._listings.referrers(asked.route, asked.call.digest, asked.values)
+        return self._page(exchange, page, asked.path)
+
+    async def _manifest(self, request: web.BaseRequest, asked: Asked, exchange: Exchange) -> web.StreamResponse:
+        if asked.route is None or asked.call.target is None:
+            raise PathUnknown("no such registry path")
+        found = await self._pull.manifest(asked.route, asked.call.target, want_body=exchange.method == "GET")
         exchange.outcome = found.outcome
         headers = respond.content_headers(found.descriptor.digest, found.descriptor.media_type)
         headers |= respond.common_headers(self._member, exchange)
         if respond.not_modified(request.headers.get(hdrs.IF_NONE_MATCH), found.descriptor.digest):
             return respond.small(exchange, b"", headers, 304)
+        self._hot.keep(asked, found, headers, exchange)
         if found.body is None:
             return respond.described(exchange, found.descriptor.size, headers)
         return respond.small(exchange, found.body, headers)
@@ -207,22 +199,4 @@ class Registry:
             raise PathUnknown("no such probe or rule")
         if not good:
             raise Overloaded("not ready")
-        return respond.small(exchange, b"", respond.API_VERSION)
-
-
-def _parameters(query: str) -> dict[str, list[str]]:
-    """The query's parameters; raises NameInvalid for more than any client sends."""
-    if len(query) > QUERY_MAX:
-        raise NameInvalid(f"the query has more than {QUERY_MAX} characters")
-    try:
-        return parse_qs(query, keep_blank_values=True, max_num_fields=PARAMETERS_MAX)
-    except ValueError as cause:
-        raise NameInvalid(f"the query has more than {PARAMETERS_MAX} parameters") from cause
-
-
-def _namespace(values: dict[str, list[str]]) -> str | None:
-    """The one `ns` of a query; two would be a choice that nobody made."""
-    named = values.get("ns", [])
-    if len(named) > 1:
-        raise NameInvalid("ns is given more than once")
-    return named[0] if named else None
+        return respond.small(exchange, b"", respond.COMMON)

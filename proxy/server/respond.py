@@ -23,7 +23,7 @@ from proxy.exchange import Exchange
 from proxy.oci import Digest
 from proxy.outcome import cache_status, stale_headers
 
-API_VERSION: Final = {"Docker-Distribution-Api-Version": "registry/2.0"}
+COMMON: Final = {"Docker-Distribution-Api-Version": "registry/2.0", "Server": "Cistern"}
 JSON: Final = "application/json"
 MISSING: Final = {"manifest": "MANIFEST_UNKNOWN", "blob": "BLOB_UNKNOWN"}
 MESSAGE_MAX: Final = 1000
@@ -32,7 +32,7 @@ RETRY_AFTER_S: Final = 5.0  # told with a 429 or 503 when nobody knows better
 
 def common_headers(member: str, exchange: Exchange) -> dict[str, str]:
     """What every successful answer carries beside its own headers."""
-    headers = dict(API_VERSION)
+    headers = dict(COMMON)
     if exchange.outcome is not None:
         headers["Cache-Status"] = cache_status(member, exchange.outcome)
         headers |= stale_headers(exchange.outcome)
@@ -70,7 +70,7 @@ def described(exchange: Exchange, size: int, headers: Mapping[str, str]) -> web.
 def failure(exchange: Exchange, error: CisternError) -> web.Response:
     """The OCI error body (distribution-spec "Error Codes") of an error, and the headers its status asks for."""
     status, code = status_of(exchange, error)
-    headers = dict(API_VERSION)
+    headers = dict(COMMON)
     if error.retry_after_s is not None or status in (429, 503):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or RETRY_AFTER_S)))
     if isinstance(error, MethodUnsupported):
@@ -90,7 +90,7 @@ def malformed(status: int) -> web.Response:
     """The answer to what cannot be read as a request, or met no answer of ours (500). Nothing of it is repeated."""
     error = CisternError("not a valid HTTP request" if status < 500 else "an internal error")
     body = _error_body(answer(error)[1], error)
-    return web.Response(status=status, body=body, headers=API_VERSION | {"Content-Type": JSON})
+    return web.Response(status=status, body=body, headers=COMMON | {"Content-Type": JSON})
 
 
 def status_of(exchange: Exchange, error: CisternError) -> tuple[int, str]:

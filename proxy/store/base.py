@@ -142,6 +142,10 @@ class Link:
 class Records(Protocol):
     """Tags and links: durable (each `save_*` returns after the disk has it), small, and read from memory mostly."""
 
+    @property
+    def changes(self) -> int:
+        """Grows with every tag or link that is saved or dropped: what was read at one value still holds at it."""
+
     async def tag(self, place: Place, tag: str) -> TagRecord | None: ...
 
     async def save_tag(self, place: Place, tag: str, record: TagRecord) -> None: ...

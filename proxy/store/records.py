@@ -95,6 +95,10 @@ class SqliteRecords:
             _restore(backup, path, files, why)
         return cls(Database(path, SCHEMA, "FULL", files), files)
 
+    @property
+    def changes(self) -> int:
+        return self._tags.changes + self._links.changes
+
     async def tag(self, place: Place, tag: str) -> TagRecord | None:
         if (known := self._tags.values.get((place, tag))) is not None:
             return known

@@ -11,7 +11,7 @@ from tests.house.source import PACKAGE, imports_of, name_of, python_files
 LAYERS: Final = [
     "__init__ collector errors sink",
     "oci",
-    "clients failures freshness ledger log outcome paths reference remembered",
+    "clients failures freshness lately ledger log outcome paths reference remembered",
     "tasks",
     "flights",
     "config",

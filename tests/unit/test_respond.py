@@ -86,12 +86,15 @@ def test_content_headers_are_bare() -> None:
 def test_common_headers() -> None:
     """Every answer names the API; Cache-Status, OCI-Namespace and staleness stand where they apply (R01, R12)."""
     exchange = asked()
-    assert respond.common_headers("c", exchange) == {"Docker-Distribution-Api-Version": "registry/2.0"}
+    assert respond.common_headers("c", exchange) == {
+        "Docker-Distribution-Api-Version": "registry/2.0",
+        "Server": "Cistern",
+    }
     exchange.outcome, exchange.route = HIT, route()
-    assert respond.common_headers("c", exchange) == respond.API_VERSION | {"Cache-Status": "c; hit"}
+    assert respond.common_headers("c", exchange) == respond.COMMON | {"Cache-Status": "c; hit"}
     exchange.outcome = Outcome(result=Result.STALE, age_s=9, fresh_for_s=-9, stale_because="away")
     exchange.route = route(namespace="docker.io")
-    assert respond.common_headers("c", exchange) == respond.API_VERSION | {
+    assert respond.common_headers("c", exchange) == respond.COMMON | {
         "Cache-Status": "c; hit; ttl=-9",
         "Warning": '299 - "stale: away"',
         "Age": "9",
@@ -187,6 +190,7 @@ def test_an_error_is_told_as_the_spec_has_it(
         "Content-Type": "application/json",
         "Content-Length": str(len(answer.body)),
         "Docker-Distribution-Api-Version": "registry/2.0",
+        "Server": "Cistern",
     }
     assert (answer.status, dict(answer.headers)) == (status, fixed | headers)
     assert exchange.error == f"{error.reason}: {error}"

@@ -1,0 +1,94 @@
+"""Answers that stand ready: a manifest asked for again is sent as it was, headers and all.
+
+Nothing is decided here. An answer was made on the ordinary road, and it is used only under the same rules object (a
+reload makes another, and with it another block list) and while `pull` says that it still stands: no record changed and
+its tag is fresh. Whatever differs in the least, a conditional request for one, takes the ordinary road.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from proxy.exchange import Exchange
+from proxy.lately import Lately
+from proxy.oci import Digest
+from proxy.outcome import HIT
+from proxy.paths import Kind
+from proxy.pull import ManifestAnswer, Pull, Standing
+from proxy.rules import Route, Rules
+from proxy.server.asked import Asked
+from proxy.server.ready import Ready, head
+
+MOST_BYTES: Final = 16 << 20  # a generation's; two are kept
+HEARD_AGAIN_AFTER_S: Final = 1.0  # who notes uses and queues images need not hear of each request of a crowd
+ENTRY: Final = 2048  # bytes that an entry takes beside its body, rather more than less
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """One answer, and what its log line tells. `heard_at`: when its use was last told (monotonic seconds)."""
+
+    asked: Asked
+    reference: str
+    standing: Standing
+    head: bytes
+    body: bytes
+    method: str
+    route: Route
+    digest: Digest
+    heard_at: float
+
+
+class Hot:
+    """The answers that were asked for lately, by method and request target."""
+
+    def __init__(self, pull: Pull) -> None:
+        self._pull = pull
+        self._answers: Lately[tuple[str, str], Answer] = Lately(MOST_BYTES, _weight)
+
+    def find(self, request: web.BaseRequest, rules: Rules, exchange: Exchange) -> Ready | None:
+        """The answer to this very request, the exchange filled in; None if it takes the ordinary road."""
+        answer = self._answers.get((request.method, request.raw_path))
+        if answer is None or answer.asked.rules is not rules:
+            return None
+        headers = request.headers
+        if hdrs.IF_NONE_MATCH in headers or request.version < (1, 1):
+            return None
+        if not self._pull.repeats(answer.standing):
+            return None
+        if answer.method == "GET" and exchange.started - answer.heard_at >= HEARD_AGAIN_AFTER_S:
+            answer.heard_at = exchange.started
+            self._pull.fetched(answer.route, answer.digest)
+        exchange.kind = Kind.MANIFEST.value
+        exchange.route = answer.route
+        exchange.reference = answer.reference
+        exchange.range = headers.get(hdrs.RANGE)
+        exchange.outcome = HIT
+        exchange.sent = len(answer.body)
+        exchange.begin(200)
+        return Ready(answer.head, answer.body)
+
+    def keep(self, asked: Asked, found: ManifestAnswer, headers: Mapping[str, str], exchange: Exchange) -> None:
+        """Let a 200 with these headers stand ready for the next one who asks the same, if it stands at all."""
+        if found.standing is None or asked.route is None or not asked.is_short:
+            return
+        self._answers.put(
+            (exchange.method, asked.target),
+            Answer(
+                asked=asked,
+                reference=exchange.reference,
+                standing=found.standing,
+                head=head(200, {**headers, "Content-Length": str(found.descriptor.size)}),
+                body=found.body or b"",
+                method=exchange.method,
+                route=asked.route,
+                digest=found.descriptor.digest,
+                heard_at=exchange.started,
+            ),
+        )
+
+
+def _weight(answer: Answer) -> int:
+    return len(answer.body) + ENTRY
