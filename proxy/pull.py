@@ -6,11 +6,11 @@ place's own credentials. So one upstream's private blob cannot be read through a
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from proxy.downloads.room import Downloads
-from proxy.downloads.transfer import Origin, Reader
+from proxy.downloads.transfer import Origin
 from proxy.errors import BlobUnknown, Denied, ManifestUnknown, NotHere, UpstreamLied, UpstreamNotFound
 from proxy.events import BlobAsked, ManifestFetched, NotStored
 from proxy.flights import Flights
@@ -19,6 +19,7 @@ from proxy.ground import Ground
 from proxy.manifests import Held, Manifests
 from proxy.oci import Descriptor, Digest
 from proxy.outcome import COLLAPSED, HIT, MISS, Outcome, unkept
+from proxy.pulled import BlobAnswer, ManifestAnswer, Standing
 from proxy.remembered import Remembered
 from proxy.rules import Place, Route
 from proxy.store.base import Link, OpenBlob
@@ -26,43 +27,6 @@ from proxy.tags import Resolved, Tags
 
 REMEMBERED: Final = 10_000  # missing digests kept in memory
 BLOB_UNKNOWN: Final = BlobUnknown("").reason
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """While nothing changed since `changes`, the same question under the same rules has the same answer, and nobody
-    need be asked; a tag's for as long as it is fresh: `fresh_for_s` from `checked_at` (Unix seconds).
-    """
-
-    changes: int
-    checked_at: float | None = None
-    fresh_for_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestAnswer:
-    """`body` is None when only the descriptor was asked for. `standing` is there for a plain hit."""
-
-    descriptor: Descriptor
-    body: bytes | None
-    outcome: Outcome
-    standing: Standing | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BlobAnswer:
-    """Exactly one of `held` and `reader` for a GET, closed by the receiver; neither for a HEAD, which has `size`."""
-
-    outcome: Outcome
-    size: int | None = None
-    held: OpenBlob | None = None
-    reader: Reader | None = None
-
-    def close(self) -> None:
-        if self.held is not None:
-            self.held.close()
-        if self.reader is not None:
-            self.reader.close()
 
 
 class Pull:

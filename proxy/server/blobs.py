@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from proxy.exchange import Exchange
 from proxy.oci import OCTETS, Digest, Span
-from proxy.pull import BlobAnswer
+from proxy.pulled import BlobAnswer
 from proxy.server import respond
 from proxy.server.ranges import Plan, content_range, is_ranged, plan
 from proxy.server.send import Body, Wire

@@ -16,7 +16,8 @@ from proxy.lately import Lately
 from proxy.oci import Digest
 from proxy.outcome import HIT
 from proxy.paths import Kind
-from proxy.pull import ManifestAnswer, Pull, Standing
+from proxy.pull import Pull
+from proxy.pulled import ManifestAnswer, Standing
 from proxy.rules import Route, Rules
 from proxy.server.asked import Asked
 from proxy.server.ready import Ready, head

@@ -21,7 +21,7 @@ LAYERS: Final = [
     "capacity",
     "ground",
     "downloads holdings manifests uses",
-    "listings places reindex tags",
+    "listings places pulled reindex tags",
     "pull",
     "evict explain health hydrate images journal metrics verify",
     "server",
