@@ -16,6 +16,7 @@ from proxy.downloads.room import Downloads
 from proxy.events import Events, IntegrityFailed
 from proxy.evict import Evict, MakeRoom
 from proxy.exchange import Exchange
+from proxy.grace import Grace
 from proxy.ground import Ground
 from proxy.holdings import Holdings
 from proxy.hydrate import Hydrate
@@ -72,6 +73,7 @@ class Rooms:
     uses: Uses
     verify: Verify
     scrub: Scrub
+    grace: Grace
     ground: Ground
     world: World
 
@@ -105,6 +107,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
                 environ=world.environ,
                 resolver=world.resolver,
                 on_request=events.publish,
+                on_judged=events.publish,
             )
         )
         stack.push_async_callback(tasks.stop)
@@ -112,8 +115,10 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         ground = _ground(disk, capacity, upstreams, tasks, events, world)
         downloads = Downloads(ground, max_blob_bytes=current.max_blob_bytes)
         manifests = Manifests(ground)
-        tags = Tags(ground, manifests)
-        pull = Pull(ground, downloads, manifests, tags, is_blocked=current.is_blocked)
+        grace = Grace(ground, lambda: current.config.credential_grace_s)
+        await grace.begin()
+        tags = Tags(ground, manifests, grace)
+        pull = Pull(ground, downloads, manifests, tags, grace, is_blocked=current.is_blocked)
         listings = Listings(ground, manifests)
         hydrate = Hydrate(
             ground,
@@ -142,6 +147,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             MakeRoom(ground, capacity, holdings, evict, lambda: current.rules, downloads.is_running),
             Uses(ground),
             *_checks(disk, ground, pull, manifests, current),
+            grace,
             ground,
             world,
         )
@@ -157,6 +163,7 @@ def _start(rooms: Rooms) -> None:
     if rooms.disk.index.is_new:
         start(reindex(ground, rooms.manifests), name="reindex")
     start(rooms.uses.listen(), name="uses: listen")
+    start(rooms.grace.keep(), name="grace: keep")
     start(rooms.capacity.run(), name="capacity: count")
     start(rooms.make_room.run(), name="evict: make room")
     start(rooms.scrub.run(), name="scrub")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from proxy.config import Config
 from proxy.log import logger
 from proxy.oci import Digest
-from proxy.rules import Place, Route
+from proxy.rules import Place, Route, Source
 
 log = logger("events")
 
@@ -115,6 +115,20 @@ class TagStale:
     tag: str
     age_s: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialJudged:
+    """A registry or its token realm accepted a credential set, or refused it; told when that changes."""
+
+    upstream: str
+    credentials: str
+    accepted: bool
+
+    @property
+    def scope(self) -> str:
+        """The scope of the places it opens."""
+        return Source(self.upstream, "", self.credentials).place.scope
 
 
 @dataclass(frozen=True, slots=True)

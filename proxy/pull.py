@@ -5,28 +5,35 @@ place's own credentials. So one upstream's private blob cannot be read through a
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
 
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Origin
-from proxy.errors import BlobUnknown, Denied, ManifestUnknown, NotHere, UpstreamLied, UpstreamNotFound
+from proxy.errors import (
+    BlobUnknown,
+    CisternError,
+    CredentialRefused,
+    Denied,
+    ManifestUnknown,
+    UpstreamLied,
+    UpstreamNotFound,
+)
 from proxy.events import BlobAsked, ManifestFetched, NotStored
 from proxy.flights import Flights
-from proxy.freshness import TagPolicy
+from proxy.grace import Grace
 from proxy.ground import Ground
+from proxy.log import logger
 from proxy.manifests import Held, Manifests
+from proxy.missing import Missing
 from proxy.oci import Descriptor, Digest
 from proxy.outcome import COLLAPSED, HIT, MISS, Outcome, unkept
 from proxy.pulled import BlobAnswer, ManifestAnswer, Standing
-from proxy.remembered import Remembered
 from proxy.rules import Place, Route
 from proxy.store.base import Link, OpenBlob
 from proxy.tags import Resolved, Tags
 
-REMEMBERED: Final = 10_000  # missing digests kept in memory
-BLOB_UNKNOWN: Final = BlobUnknown("").reason
+log = logger("pull")
 
 
 class Pull:
@@ -38,6 +45,7 @@ class Pull:
         downloads: Downloads,
         manifests: Manifests,
         tags: Tags,
+        grace: Grace,
         *,
         is_blocked: Callable[[Digest], bool],
     ) -> None:
@@ -52,8 +60,9 @@ class Pull:
         self._is_blocked = is_blocked
         self._clock = ground.clock
         self._proofs: Flights[tuple[Place, Digest], int | None] = Flights(ground.tasks, "prove blob")
-        self._missing: Remembered[tuple[type[NotHere], Place, Digest], bool] = Remembered(REMEMBERED, ground.clock)
-        ground.events.listen(NotStored, self._hear_missing)
+        self._heads: Flights[tuple[Place, Digest], Descriptor | None] = Flights(ground.tasks, "head manifest")
+        self._missing = Missing(ground)
+        self._grace = grace
 
     async def manifest(self, route: Route, target: str | Digest, *, want_body: bool) -> ManifestAnswer:
         """A manifest by tag or digest, with its body if `want_body`.
@@ -71,7 +80,8 @@ class Pull:
             standing = None if checked_at is None else Standing(changes, checked_at, route.tags.fresh_for_s)
         if want_body:
             self._events.publish(ManifestFetched(route, answer.descriptor.digest))
-        return replace(answer, standing=standing) if answer.outcome is HIT else answer
+        stands = answer.outcome is HIT and not self._grace.is_running(route)
+        return replace(answer, standing=standing) if stands else answer
 
     def repeats(self, standing: Standing) -> bool:
         """Whether what was answered then is the answer now."""
@@ -85,7 +95,7 @@ class Pull:
         self._events.publish(ManifestFetched(route, digest))
 
     def _changes(self) -> int:
-        return self._records.changes + self._manifests.forgotten
+        return self._records.changes + self._manifests.forgotten + self._grace.changes
 
     async def _manifest_of(self, route: Route, resolved: Resolved, want_body: bool) -> ManifestAnswer:
         self._refuse_blocked(resolved.descriptor.digest)
@@ -100,14 +110,18 @@ class Pull:
         self._refuse_blocked(digest)
         held = await self._manifests.held(route.place, digest)
         if held is not None:
+            if self._grace.refuses(route):
+                await self._ask_leave(route, lambda: self._upstreams.head_manifest(route.source, digest))
             return ManifestAnswer(held.descriptor, held.body, HIT)
-        self._refuse_missing(route.place, digest, ManifestUnknown)
+        self._missing.refuse(ManifestUnknown, route, digest)
         try:
-            if not want_body and (descriptor := await self._head_manifest(route, digest)) is not None:
-                return ManifestAnswer(descriptor, None, MISS)
+            if not want_body:
+                head = self._heads.fly((route.place, digest), lambda: self._head_manifest(route, digest))
+                if (descriptor := await head) is not None:
+                    return ManifestAnswer(descriptor, None, MISS)
             fetched = await self._manifests.fetch(route.source, digest)
         except (ManifestUnknown, UpstreamNotFound) as cause:
-            self._missing.note((ManifestUnknown, route.place, digest), True, route.tags.missing_for_s)
+            self._missing.note(ManifestUnknown, route, digest)
             raise ManifestUnknown(f"{route.source.upstream} has no manifest {digest} in {route.place}") from cause
         return ManifestAnswer(fetched.descriptor, fetched.body, _kept_outcome(fetched))
 
@@ -133,12 +147,14 @@ class Pull:
             if link is None and stored is not None and not self._fetches(route.place, digest):
                 await self._prove(route, digest)
                 link = await self._records.link(route.place, digest)
+        if link is not None and self._grace.refuses(route):
+            await self._ask_leave(route, lambda: self._upstreams.head_blob(route.source, digest))
         held = await self._read(route.place, digest) if link is not None else None
         if held is not None:
             return self._answer_held(held, want_body)
         if not want_body:
             return BlobAnswer(MISS, size=await self._size(route, digest))
-        self._refuse_missing(route.place, digest, BlobUnknown)
+        self._missing.refuse(BlobUnknown, route, digest)
         if recalled is not None:
             told_size = await self._index.size_of(route.place, digest)
         return await self._join(route, digest, Origin(route.source, told_size))
@@ -157,6 +173,7 @@ class Pull:
         if self._downloads.find(digest) is not None and not self._fetches(route.place, digest):
             await self._prove(route, digest)
         # No await between this look and the entry.
+        self._missing.may_follow(route, digest)
         outcome = COLLAPSED if self._downloads.find(digest) is not None else MISS
         return BlobAnswer(outcome, reader=self._downloads.join(digest, origin))
 
@@ -231,14 +248,14 @@ class Pull:
 
     async def _prove(self, route: Route, digest: Digest) -> int | None:
         """Show that the place holds a blob, by one HEAD for all who ask; links it. Returns its size if told."""
-        self._refuse_missing(route.place, digest, BlobUnknown)
+        self._missing.refuse(BlobUnknown, route, digest)
         return await self._proofs.fly((route.place, digest), lambda: self._ask_proof(route, digest))
 
     async def _ask_proof(self, route: Route, digest: Digest) -> int | None:
         try:
             size = await self._upstreams.head_blob(route.source, digest)
         except UpstreamNotFound as cause:
-            self._missing.note((BlobUnknown, route.place, digest), True, route.tags.missing_for_s)
+            self._missing.note(BlobUnknown, route, digest)
             raise BlobUnknown(f"{route.source.upstream} has no blob {digest} in {route.source.repository}") from cause
         stored = await self._stored_size(digest)
         try:
@@ -247,18 +264,21 @@ class Pull:
             self._events.publish(NotStored(route.place, digest, "disk", str(error)))
         return size if size is not None else stored
 
-    def _hear_missing(self, event: NotStored) -> None:
-        """A transfer found its blob missing upstream: the next askers are told so for a while."""
-        if event.digest is not None and event.reason == BLOB_UNKNOWN:
-            self._missing.note((BlobUnknown, event.place, event.digest), True, TagPolicy().missing_for_s)
+    async def _ask_leave(self, route: Route, ask: Callable[[], Awaitable[object]]) -> None:
+        """For held content whose credential was refused longer ago than its grace: ask whether it still is.
+
+        Raises CredentialRefused; any other trouble is an outage, and no reason to deny.
+        """
+        try:
+            await ask()
+        except CredentialRefused:
+            raise
+        except CisternError as error:
+            log.info("held content is served past its grace", place=str(route.place), error=str(error))
 
     def _refuse_blocked(self, digest: Digest) -> None:
         if self._is_blocked(digest):
             raise Denied(f"{digest} is on the block list of this cache")
-
-    def _refuse_missing(self, place: Place, digest: Digest, kind: type[NotHere]) -> None:
-        if self._missing.get((kind, place, digest)):
-            raise kind(f"{place} has no {digest}")
 
 
 def _kept_outcome(fetched: Held) -> Outcome:

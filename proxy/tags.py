@@ -9,13 +9,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.errors import CisternError, ManifestUnknown, NotHere, UpstreamNotFound, UpstreamSlow
+from proxy.errors import CisternError, CredentialRefused, ManifestUnknown, NotHere, UpstreamNotFound, UpstreamSlow
 from proxy.events import NotStored, TagMoved, TagStale
 from proxy.failures import Stale, policy_of
 from proxy.flights import Flights
-from proxy.freshness import Freshness, TagPolicy, TagRecord, Verdict, judge
+from proxy.freshness import Freshness, TagRecord, Verdict, judge
+from proxy.grace import Grace
 from proxy.ground import Ground
 from proxy.manifests import Manifests
+from proxy.missing import Missing
 from proxy.oci import Descriptor
 from proxy.outcome import HIT, MISS, Outcome, Result
 from proxy.remembered import Remembered
@@ -38,7 +40,7 @@ class Resolved:
 class Tags:
     """Every tag known under some place."""
 
-    def __init__(self, ground: Ground, manifests: Manifests) -> None:
+    def __init__(self, ground: Ground, manifests: Manifests, grace: Grace) -> None:
         self._records = ground.records
         self._upstreams = ground.upstreams
         self._manifests = manifests
@@ -46,7 +48,8 @@ class Tags:
         self._clock = ground.clock
         self._checks: Flights[tuple[Key, bool], tuple[TagRecord, Outcome]] = Flights(ground.tasks, "check tag")
         self._failed: Remembered[Key, CisternError] = Remembered(REMEMBERED, ground.clock)
-        self._missing: Remembered[Key, bool] = Remembered(REMEMBERED, ground.clock)
+        self._missing = Missing(ground)
+        self._grace = grace
 
     async def resolve(self, route: Route, tag: str, *, want_body: bool) -> Resolved:
         """The descriptor of a tag. With `want_body` a cold tag is fetched by one GET, else by one HEAD.
@@ -56,8 +59,7 @@ class Tags:
         key = (route.place, tag)
         record = await self._records.tag(*key)
         if record is None:
-            if self._missing.get(key):
-                raise ManifestUnknown(f"{route.source.upstream} has no tag {tag} in {route.source.repository}")
+            self._missing.refuse(ManifestUnknown, route, tag)
             found, outcome = await self._checks.fly((key, want_body), lambda: self._first(route, tag, want_body))
             return Resolved(found.descriptor, outcome)
         left_s = record.last_checked + route.tags.fresh_for_s - self._clock()
@@ -78,7 +80,7 @@ class Tags:
         """Check a tag upstream now, whatever its age (`cistern refresh`)."""
         key = (route.place, tag)
         self._failed.forget(key)
-        self._missing.forget(key)
+        self._missing.forget(ManifestUnknown, route, tag)
         record = await self._records.tag(*key)
         if record is None:
             return await self.resolve(route, tag, want_body=True)
@@ -89,7 +91,7 @@ class Tags:
         try:
             descriptor, origin = await self._ask(route.source, tag, want_body)
         except (ManifestUnknown, UpstreamNotFound) as cause:
-            self._missing.note((route.place, tag), True, route.tags.missing_for_s)
+            self._missing.note(ManifestUnknown, route, tag)
             raise ManifestUnknown(f"{route.source.upstream} has no tag {tag} in {route.source.repository}") from cause
         now = self._clock()
         record = TagRecord(descriptor=descriptor, first_seen=now, last_checked=now, origin=origin)
@@ -118,8 +120,9 @@ class Tags:
                 failure = UpstreamSlow(route.source.upstream, f"no answer within {policy.check_within_s:g} s")
             except CisternError as error:
                 failure = error
-                self._failed.note(key, error, FAILED_FOR_S)
-        if may_be_stale and _may_serve(failure, policy):
+                if not isinstance(error, CredentialRefused):  # known without asking, until the secret changes
+                    self._failed.note(key, error, FAILED_FOR_S)
+        if may_be_stale and self._may_serve(failure, route):
             return self._stale(route, tag, record, failure)
         if isinstance(failure, NotHere | UpstreamNotFound):
             await self._forget(route, tag)
@@ -155,6 +158,18 @@ class Tags:
             self._events.publish(NotStored(place, record.descriptor.digest, "disk", str(error)))
         return outcome
 
+    def _may_serve(self, failure: CisternError, route: Route) -> bool:
+        """Whether this failure lets a held tag be served: the failure's class says by which key."""
+        match policy_of(failure).stale:
+            case Stale.ON_NOT_FOUND:
+                return route.tags.on_not_found is Verdict.SERVE_STALE
+            case Stale.ON_DENIED:
+                return route.tags.on_denied is Verdict.SERVE_STALE
+            case Stale.CREDENTIAL_GRACE:
+                return route.tags.on_denied is Verdict.SERVE_STALE or self._grace.lasts(route)
+            case Stale.STALE_FOR:
+                return True
+
     def _stale(self, route: Route, tag: str, record: TagRecord, failure: CisternError) -> Resolved:
         age_s = max(0.0, self._clock() - record.last_checked)
         self._events.publish(TagStale(route.place, tag, age_s, failure.reason))
@@ -167,7 +182,7 @@ class Tags:
         return Resolved(record.descriptor, outcome)
 
     async def _forget(self, route: Route, tag: str) -> None:
-        self._missing.note((route.place, tag), True, route.tags.missing_for_s)
+        self._missing.note(ManifestUnknown, route, tag)
         try:
             await self._records.drop_tag(route.place, tag)
         except OSError as error:
@@ -176,14 +191,3 @@ class Tags:
 
 def _checked_outcome(status: int) -> Outcome:
     return Outcome(result=Result.HIT if status == 304 else Result.MISS, checked_status=status)
-
-
-def _may_serve(failure: CisternError, policy: TagPolicy) -> bool:
-    """Whether this failure lets a held tag be served: the failure's class says by which key."""
-    match policy_of(failure).stale:
-        case Stale.ON_NOT_FOUND:
-            return policy.on_not_found is Verdict.SERVE_STALE
-        case Stale.ON_DENIED | Stale.CREDENTIAL_GRACE:
-            return policy.on_denied is Verdict.SERVE_STALE
-        case Stale.STALE_FOR:
-            return True

@@ -18,9 +18,8 @@ from proxy.config.tree import Loc, Tree
 NOT_YET: Final[dict[str, str]] = {
     "registry.workers": "more than one process is not built in this version: leave it out, or write 1",
     "blobs": "redirects to a data address are not built in this version",
-    "credential_grace": "another time of grace is not built in this version: leave it out, or write 24h",
 }
-HARMLESS: Final[dict[str, tuple[object, ...]]] = {"registry.workers": (1, "1"), "credential_grace": ("24h", "1d")}
+HARMLESS: Final[dict[str, tuple[object, ...]]] = {"registry.workers": (1, "1")}
 
 
 @dataclass(frozen=True, slots=True)

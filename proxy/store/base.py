@@ -164,6 +164,13 @@ class Records(Protocol):
 
     async def drop_links(self, place: Place, digests: Sequence[Digest]) -> None: ...
 
+    async def refusals(self) -> dict[str, float]:
+        """Scopes whose credential was refused, and since when (Unix seconds)."""
+
+    async def save_refusal(self, scope: str, since: float) -> None: ...
+
+    async def drop_refusal(self, scope: str) -> None: ...
+
     async def places(self) -> Sequence[Place]:
         """Every place with a tag or a link."""
 

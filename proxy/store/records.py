@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS links (
     media_type TEXT, size INTEGER NOT NULL,
     PRIMARY KEY (scope, repository, digest)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS refusals (scope TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID;
 """
 TAG: Final = "SELECT tag, digest, media_type, size, first_seen, last_checked, origin FROM tags"
 LINK: Final = "SELECT digest, media_type, size FROM links"
@@ -169,6 +170,17 @@ class SqliteRecords:
         await self._database.write(
             lambda connection: connection.executemany(query, rows), lambda _: recent.change((), gone)
         )
+
+    async def refusals(self) -> dict[str, float]:
+        return dict(await self._database.read("SELECT scope, since FROM refusals"))
+
+    async def save_refusal(self, scope: str, since: float) -> None:
+        query = "INSERT OR REPLACE INTO refusals VALUES (?, ?)"
+        await self._database.write(lambda connection: connection.execute(query, (scope, since)))
+
+    async def drop_refusal(self, scope: str) -> None:
+        query = "DELETE FROM refusals WHERE scope=?"
+        await self._database.write(lambda connection: connection.execute(query, (scope,)))
 
     async def places(self) -> Sequence[Place]:
         query = "SELECT scope, repository FROM tags UNION SELECT scope, repository FROM links"

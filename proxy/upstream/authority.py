@@ -93,7 +93,11 @@ class Authority:
 
     def refusal(self, status: int, grant: Grant | None, credentials: str | None) -> CredentialRefused | None:
         """The error of a last try that ended with 401 although a username and password were sent: they are wrong."""
-        if status != 401 or grant is None or grant.key is not None or credentials is None:
+        if grant is None or grant.key is not None or credentials is None:
+            return None
+        if status != 401:
+            if status < 500:
+                self._credentials.accepted(self._upstream, credentials)
             return None
         return self._credentials.refused(self._upstream, credentials, str(self._origin), grant.header)
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from proxy.errors import UpstreamFault
+from proxy.events import CredentialJudged
 from proxy.log import public_url
 from proxy.oci import Digest
 from proxy.rules import Source
@@ -21,6 +22,7 @@ from proxy.upstream import blobs, manifests
 from proxy.upstream.attempts import Attempts
 from proxy.upstream.bandwidth import Sleep, never
 from proxy.upstream.base import BlobBody, Listing, ManifestBody, ManifestHead, Priority, Upstreams
+from proxy.upstream.credentials import unheard
 from proxy.upstream.dialler import Resolver
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.endpoints import Endpoints, Plan
@@ -46,6 +48,7 @@ class Clients(Upstreams):
         environ: Mapping[str, str] = os.environ,
         resolver: Resolver | None = None,
         on_request: Observer = unobserved,
+        on_judged: Callable[[CredentialJudged], None] = unheard,
     ) -> None:
         require_compiled_parser()
         self._monotonic = monotonic
@@ -62,6 +65,7 @@ class Clients(Upstreams):
             environ=environ,
             resolver=resolver,
             on_request=on_request,
+            on_judged=on_judged,
         )
 
     async def __aenter__(self) -> "Clients":

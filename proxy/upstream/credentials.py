@@ -15,6 +15,7 @@ from cachetools import TTLCache
 
 from proxy.config.secrets import SecretUnavailable
 from proxy.errors import CredentialRefused, CredentialUnavailable
+from proxy.events import CredentialJudged
 from proxy.upstream.settings import CredentialSettings
 
 # Docker Hub locks a user out for ten minutes after a few wrong passwords, and each try begins them anew (protocol U10).
@@ -28,6 +29,10 @@ class Good:
 
     settings: CredentialSettings
     pair: str
+
+
+def unheard(_event: CredentialJudged) -> None:
+    """Nobody listens."""
 
 
 Reading = Mapping[str, Good | ValueError]
@@ -51,8 +56,14 @@ class Credentials:
     """The credential sets of the configuration. `version` changes with a set's username or password."""
 
     def __init__(
-        self, sets: Mapping[str, CredentialSettings], *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        sets: Mapping[str, CredentialSettings],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        on_judged: Callable[[CredentialJudged], None] = unheard,
     ) -> None:
+        self._on_judged = on_judged
+        self._judged: dict[tuple[str, str], bool] = {}  # the last word on a set, by upstream
         self._sets: Mapping[str, CredentialSettings] = {}
         self._good: dict[str, Good] = {}
         self._versions: Counter[str | None] = Counter()
@@ -102,7 +113,17 @@ class Credentials:
     def refused(self, upstream: str, name: str, place: str, header: str) -> CredentialRefused:
         """Remember that `place` refused this pair; the error to raise."""
         self._refused[(place, header)] = True
+        self._judge(upstream, name, accepted=False)
         return self.refusal(upstream, name)
+
+    def accepted(self, upstream: str, name: str) -> None:
+        """The upstream, or its realm, took this set."""
+        self._judge(upstream, name, accepted=True)
+
+    def _judge(self, upstream: str, name: str, *, accepted: bool) -> None:
+        if self._judged.get((upstream, name)) is not accepted and name in self._sets:
+            self._judged[upstream, name] = accepted
+            self._on_judged(CredentialJudged(upstream, name, accepted))
 
     @staticmethod
     def refusal(upstream: str, name: str) -> CredentialRefused:

@@ -16,12 +16,13 @@ from typing import Final
 from yarl import URL
 
 from proxy.errors import UpstreamUnavailable
+from proxy.events import CredentialJudged
 from proxy.rules import Source
 from proxy.tasks import Tasks
 from proxy.upstream import contexts
 from proxy.upstream.bandwidth import Background, Bandwidth, Sleep
 from proxy.upstream.contexts import Contexts
-from proxy.upstream.credentials import Credentials, Reading, read
+from proxy.upstream.credentials import Credentials, Reading, read, unheard
 from proxy.upstream.dialler import Names, Resolver, SystemResolver
 from proxy.upstream.egress import Egress
 from proxy.upstream.endpoint import Endpoint
@@ -56,6 +57,7 @@ class Endpoints:
         environ: Mapping[str, str] = os.environ,
         resolver: Resolver | None = None,
         on_request: Observer = unobserved,
+        on_judged: Callable[[CredentialJudged], None] = unheard,
     ) -> None:
         self._tasks = tasks
         self._clock = clock
@@ -64,7 +66,7 @@ class Endpoints:
         self._sleep = sleep
         self._environ = environ
         self._observer = on_request
-        self._credentials = Credentials(config.credentials, monotonic=monotonic)
+        self._credentials = Credentials(config.credentials, monotonic=monotonic, on_judged=on_judged)
         self._system = SystemResolver()  # starts no thread until it is asked
         self._names = Names(resolver or self._system, tasks, monotonic=monotonic)
         self._lines: dict[str, Bandwidth] = {}

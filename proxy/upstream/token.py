@@ -182,6 +182,8 @@ class Tokens:
             if gate.gate is busy:
                 raise UpstreamThrottled(upstream, "its token realm asks us to slow down", gate.left_s) from None
             raise CredentialUnavailable(upstream, "its token realm has just failed", gate.left_s) from None
+        if key.credentials is not None:
+            self._credentials.accepted(upstream, key.credentials)
         if token.usable_s > 0:
             self._kept[key] = Kept(token, self._monotonic())
         return token

@@ -20,7 +20,7 @@ LAYERS: Final = [
     "store upstream",
     "capacity",
     "ground",
-    "downloads holdings manifests uses",
+    "downloads grace holdings manifests missing uses",
     "listings places pulled reindex tags",
     "pull",
     "evict explain health hydrate images journal metrics verify",

@@ -44,7 +44,7 @@ class Asked:
 @dataclass
 class Reply:
     """An answer. `raw` replaces everything; `cut_after` ends the connection after so many bytes of the body; `gate`
-    holds the body back; without `length` the body ends with the connection.
+    holds the body back; without `length` the body ends with the connection; `drip` is awaited before each part of it.
     """
 
     status: int = 200
@@ -55,6 +55,7 @@ class Reply:
     cut_after: int | None = None
     gate: asyncio.Event | None = None
     gate_after: int = 0
+    drip: Callable[[], Awaitable[None]] | None = None
 
     def head(self) -> bytes:
         lines = [f"HTTP/1.1 {self.status} X", *(f"{name}: {value}" for name, value in self.headers)]
@@ -143,6 +144,8 @@ class Peer:
             await writer.drain()
             return False
         body = b"" if method == "HEAD" else reply.body
+        if reply.drip is not None:
+            return await self._drip(writer, reply, reply.drip)
         writer.write(reply.head() + body[: reply.gate_after if reply.gate else len(body)][: reply.cut_after])
         await writer.drain()
         if reply.gate is not None:
@@ -153,6 +156,15 @@ class Peer:
             writer.write_eof()
             await writer.drain()
         return reply.cut_after is None and reply.length
+
+    async def _drip(self, writer: asyncio.StreamWriter, reply: Reply, pause: Callable[[], Awaitable[None]]) -> bool:
+        writer.write(reply.head())
+        step = len(reply.body) // 20
+        for start in range(0, len(reply.body), step):
+            await pause()
+            writer.write(reply.body[start : start + step])
+            await writer.drain()
+        return True
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: Reply) -> None:
         """CONNECT: carry bytes to the port that the reply's body names."""
