@@ -96,20 +96,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         events, current = Events(), Current(config)
         disk = await stack.enter_async_context(_open_disk(config, events, world))
         tasks = Tasks()
-        upstreams = await stack.enter_async_context(
-            Clients(
-                config,
-                tasks,
-                clock=world.clock,
-                monotonic=world.monotonic,
-                rng=world.rng,
-                sleep=world.sleep,
-                environ=world.environ,
-                resolver=world.resolver,
-                on_request=events.publish,
-                on_judged=events.publish,
-            )
-        )
+        upstreams = await stack.enter_async_context(_clients(config, tasks, events, world))
         stack.push_async_callback(tasks.stop)
         capacity = await _counted(disk, current, tasks, events, world)
         ground = _ground(disk, capacity, upstreams, tasks, events, world)
@@ -153,6 +140,21 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         )
         _start(rooms)
         yield rooms
+
+
+def _clients(config: Config, tasks: Tasks, events: Events, world: World) -> Clients:
+    return Clients(
+        config,
+        tasks,
+        clock=world.clock,
+        monotonic=world.monotonic,
+        rng=world.rng,
+        sleep=world.sleep,
+        environ=world.environ,
+        resolver=world.resolver,
+        on_request=events.publish,
+        on_judged=events.publish,
+    )
 
 
 def _start(rooms: Rooms) -> None:

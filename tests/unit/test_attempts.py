@@ -7,6 +7,7 @@ import pytest
 from proxy.errors import UpstreamDenied, UpstreamFault, UpstreamLied, UpstreamThrottled, UpstreamUnavailable
 from proxy.tasks import Tasks
 from proxy.upstream.attempts import FLOOR, Budget
+from proxy.upstream.client import Clients
 from tests.unit.upstream_peers import NAME, Asked, Hand, Peer, Reply, clients, config, digest_of, receive, source
 
 MANIFEST = b'{"schemaVersion":2}'
@@ -157,9 +158,9 @@ async def test_another_endpoint_costs_no_retry() -> None:
 BLOB = bytes(range(256)) * 1000
 
 
-async def rest(upstreams: object, offset: int) -> tuple[str, bytes]:
+async def rest(upstreams: Clients, offset: int) -> tuple[str, bytes]:
     """What comes from `offset` on, and from where."""
-    async with upstreams.get_blob(source(), digest_of(BLOB), offset=offset) as body:  # type: ignore[attr-defined]
+    async with upstreams.get_blob(source(), digest_of(BLOB), offset=offset) as body:
         return body.origin, b"".join([chunk async for chunk in body.chunks])
 
 
