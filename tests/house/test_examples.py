@@ -1,5 +1,6 @@
 """Every file in config/ loads, and the full one has every key."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -25,6 +26,19 @@ def test_an_example_loads(path: Path) -> None:
 def test_the_examples_are_there() -> None:
     """The scenarios that the README names have a file each."""
     assert {path.stem for path in EXAMPLES} >= {"smallest", "full", "sidecar", "site-cache"}
+
+
+@pytest.mark.real
+def test_the_load_balancer_example_loads() -> None:
+    """HAProxy itself finds nothing to warn about."""
+    found = subprocess.run(
+        ["haproxy", "-c", "-f", ROOT / "config" / "haproxy.cfg"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/sbin:/usr/bin"},
+    )
+    assert (found.returncode, found.stderr) == (0, ""), found.stderr
 
 
 def test_the_full_example_has_every_key() -> None:

@@ -1,6 +1,6 @@
-"""A real HAProxy in front of two or more members, checking each by the probe that the contract gives load balancers.
+"""A real HAProxy in front of two or more members, by the configuration that config/haproxy.cfg gives operators.
 
-Knows addresses and a rule's name; nothing of Cistern but its probe's path.
+Knows addresses and a rule's name; everything else is the example's.
 """
 
 import asyncio
@@ -11,31 +11,15 @@ from pathlib import Path
 
 from tests.support.process import Server
 
-# http-check by the rule's probe; a member that cannot be reached is tried no second time for one request.
-CONFIG = """\
-global
-  maxconn 4096
-  stats socket {home}/stats.sock mode 600
-defaults
-  mode http
-  timeout connect 2s
-  timeout client 120s
-  timeout server 120s
-  timeout check 3s
-  retries 2
-  retry-on conn-failure empty-response
-  option redispatch 1
-frontend registry
-  bind 127.0.0.1:{port}
-  default_backend members
-backend members
-  balance roundrobin
-  option httpchk
-  http-check send meth GET uri /-/rules/{rule}
-  http-check expect status 200
-  default-server check inter {inter_ms}ms fall 2 rise 1
-{servers}
-"""
+EXAMPLE = Path(__file__).parents[2] / "config" / "haproxy.cfg"
+# What an example for two machines has to say otherwise on one.
+ELSEWHERE = (
+    ("stats socket /run/haproxy/cistern.sock", "stats socket {home}/stats.sock"),
+    ("bind :5000", "bind 127.0.0.1:{port}"),
+    ("/-/rules/docker.io", "/-/rules/{rule}"),
+    ("inter 2s", "inter {inter_ms}ms"),
+    ("  server one 10.0.0.11:5090\n  server two 10.0.0.12:5090\n", "{servers}\n"),
+)
 
 
 class HAProxy:
@@ -82,12 +66,26 @@ class HAProxy:
 
     async def states(self) -> dict[str, str]:
         """What it thinks of each member: `UP`, `DOWN`, or on its way to one of them (`UP 1/2`)."""
+        return {name: row["status"] for name, row in (await self._stats()).items()}
+
+    async def sessions(self) -> dict[str, int]:
+        """How many requests each member is answering through it now."""
+        return {name: int(row["scur"]) for name, row in (await self._stats()).items()}
+
+    async def busiest(self) -> str:
+        """Wait until a member answers a request; the one that answers most."""
+        async with asyncio.timeout(30):
+            while not any((found := await self.sessions()).values()):  # noqa: ASYNC110 - its count is all it tells
+                await asyncio.sleep(self.inter_ms / 4000)
+        return max(found, key=lambda name: found[name])
+
+    async def _stats(self) -> dict[str, dict[str, str]]:
         reader, writer = await asyncio.open_unix_connection(self.home / "stats.sock")
         writer.write(b"show stat\n")
         text = (await reader.read()).decode()
         writer.close()
         rows = csv.DictReader(text.removeprefix("# ").splitlines())
-        return {row["svname"]: row["status"] for row in rows if row["svname"] in self.members}
+        return {row["svname"]: row for row in rows if row["svname"] in self.members}
 
     async def until(self, **wanted: str) -> None:
         """Wait until it thinks so of these members: `until(one="DOWN")`."""
@@ -98,9 +96,13 @@ class HAProxy:
     def _configure(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         servers = "\n".join(f"  server {name} {netloc}" for name, netloc in self.members.items())
-        text = CONFIG.format(
-            home=self.home, port=self._port, rule=self.rule, inter_ms=self.inter_ms, servers=servers
-        )  # fmt: skip
+        text = EXAMPLE.read_text()
+        for written, here in ELSEWHERE:
+            assert text.count(written) == 1, written
+            text = text.replace(
+                written,
+                here.format(home=self.home, port=self._port, rule=self.rule, inter_ms=self.inter_ms, servers=servers),
+            )
         (self.home / "haproxy.cfg").write_text(text)
 
     async def _answers(self) -> bool:
