@@ -232,6 +232,8 @@ class Endpoint:
                 answer.close()
                 raise
             if isinstance(error, UpstreamThrottled):
+                # What is refused though it is no pull has met the limit on requests, whatever words are used.
+                error.is_pull_limit = error.is_pull_limit and ask.is_counted
                 answer.refusal = self.standing.throttled(url.origin(), credentials, error)
         return answer
 

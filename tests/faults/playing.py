@@ -44,7 +44,7 @@ async def play(row: Row, stage: Stage, subject: Subject, clients: int, *, patien
     issued = stage.realm.issued
     row.spoil(stage)
     visit = Visit(stage, subject, clients, patience_s)
-    words = await visit.crowd(row.play)
+    words = [word for _ in range(row.waves) for word in await visit.crowd(row.play)]
     await subject.quiet()
     seen = Seen(
         Counter(words),

@@ -24,7 +24,7 @@ EXACT: Final = frozenset({"exact"})
 BROKEN: Final = frozenset({"broken"})
 STALE: Final = frozenset({"stale"})
 AWAY: Final = frozenset({"502", "503+", "504", "503", "504+", "502+"})
-THROTTLED: Final = frozenset({"429+", "503+"})
+THROTTLED: Final = frozenset({"503+"})  # as a mirror; a rule's own path would be told 429
 DENIED: Final = frozenset({"403", "404"})
 RESUMED: Final = "cistern_downloads_resumed_total"
 WRONG: Final = "cistern_integrity_failures_total"
@@ -54,6 +54,7 @@ class Row:
     held: bool = False
     prepare: Callable[[Stage], None] = lambda _stage: None
     keys: str = ""
+    waves: int = 1  # crowds, one after the other
     is_slow: bool = False  # ends only when somebody's patience does
 
     @property
@@ -241,7 +242,7 @@ BODY_ROWS: Final = (
 
 AWAY_ROWS: Final = (
     *(Row(id="F14", fault=f"429 {word}, cold blob", play=parts.layer, spoil=all_answers(script.throttle(after)),
-          client=THROTTLED, asked=1, copies=0.0, kept=False, signal="cistern_upstream_requests_total")
+          client=THROTTLED, asked=1, waves=3, copies=0.0, kept=False, signal="cistern_upstream_requests_total")
       for word, after in (("with Retry-After", "30"), ("without Retry-After", None))),
     Row(id="F14", fault="429, held tag", play=parts.tag, spoil=all_answers(script.throttle("30")), held=True,
         client=STALE, asked=1, target=TAG, signal=STALE_TOLD),

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.soak.clients import CLIENTS, Client, Errand, Failed, plain
 from tests.soak.content import HOST, Content
 from tests.soak.trouble import Trouble
-from tests.soak.weather import AWAY, GRACE_S, Weather
+from tests.soak.weather import AWAY, GRACE_OF, GRACE_S, Weather
 from tests.support.cistern import CisternProcess, assert_store_true
 from tests.support.faults import FaultProxy
 from tests.support.leaks import Footprint
@@ -194,7 +194,7 @@ class Soak:
 
     async def _settle(self) -> None:
         """All is well again: every repository pulls whole, nothing runs, the store is true, nothing has grown."""
-        await asyncio.sleep(GRACE_S)
+        await asyncio.sleep(max(GRACE_S, *GRACE_OF.values()))
         for repository in sorted(self.content.images):
             for _ in range(2):  # a kept part of wrong bytes may cost one pull
                 await self._pull(plain, repository, self.trouble.chance("sweep"))

@@ -97,7 +97,6 @@ class Trouble:
             "500": answers(script.error(500)),
             "503": answers(script.error(503)),
             "429": answers(script.throttle("1")),
-            "429 without a time": answers(script.throttle()),
             "html": answers(script.html()),
             "403": answers(script.error(403, "DENIED")),
             "wrong bytes": answers(self._spoil),

@@ -13,7 +13,9 @@ from typing import Final
 HARMLESS: Final = frozenset({"slow", "narrow", "reload", "broken reload", "move", "evict"})
 # Cistern itself is away: whatever is pulled meanwhile may fail.
 AWAY: Final = frozenset({"killed", "terminated"})
-GRACE_S: Final = 3.0  # breakers, throttles and remembered failures end within so much after the trouble
+GRACE_S: Final = 3.0  # breakers and remembered failures end within so much after the trouble
+# A gate closes for longer with each 429 in a row. (One without Retry-After would close it for a quarter of an hour.)
+GRACE_OF: Final = {"429": 10.0}
 
 
 @dataclass(slots=True)
@@ -57,6 +59,10 @@ class Weather:
         for period in reversed(self.periods):
             if period.kind in AWAY and period.touches(start, end):
                 return period.kind
-            if not held and period.kind not in HARMLESS | AWAY and period.touches(start, end, GRACE_S):
+            if (
+                not held
+                and period.kind not in HARMLESS | AWAY
+                and period.touches(start, end, GRACE_OF.get(period.kind, GRACE_S))
+            ):
                 return period.kind
         return None
