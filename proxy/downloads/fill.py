@@ -31,6 +31,7 @@ from proxy.rules import Source
 from proxy.upstream.base import BlobBody, Priority
 
 FRUITLESS_MAX: Final = 3
+DRIP: Final = 64 << 10  # bytes: an answer that fell silent with less gained nothing, else a drip would be free for ever
 PAUSE_MAX_S: Final = 10.0  # an upstream that wants to be left alone for longer ends the transfer: clients hang on it
 OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
 
@@ -140,7 +141,8 @@ class Fill:
             except OUTAGES as error:
                 if not self._transfer.opened:
                     raise  # nothing was promised yet: the client gets the true status
-                fruitless = 0 if self.part.frontier > before else fruitless + 1
+                least = DRIP if isinstance(error, UpstreamTimeout) else 0
+                fruitless = 0 if self.part.frontier - before > least else fruitless + 1
                 if fruitless >= FRUITLESS_MAX or (error.retry_after_s or 0.0) > PAUSE_MAX_S:
                     raise
                 if fruitless:

@@ -99,6 +99,21 @@ async def test_a_stall_is_ended_and_resumed(proxy: Proxy, registry: Registry, wa
     gate.open()
 
 
+@CROWDS
+async def test_a_drip_is_not_resumed_for_ever(proxy: Proxy, registry: Registry, wanted: Blob, readers: int) -> None:
+    """An upstream that gives a few bytes and falls silent, each time: three answers, then the end (T02)."""
+    gate = registry.hold(wanted.digest, after_bytes=100)
+    pulls = await crowd(proxy, wanted, readers)
+    results = await asyncio.gather(*(pulling.rest() for pulling in pulls), return_exceptions=True)
+    assert all(isinstance(result, ConnectionError | asyncio.IncompleteReadError) for result in results)
+    await proxy.quiet()
+    assert registry.requests_for(wanted.digest) == 3
+    gate.open()
+    registry.heal()
+    assert (await proxy.pull(wanted)).body == wanted.data
+    await proxy.quiet()
+
+
 LIES: dict[str, Fault] = {
     "200 with everything": script.ignore_range,
     "206 from elsewhere": script.shift_range(-5000),
