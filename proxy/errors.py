@@ -138,6 +138,7 @@ class UpstreamFault(CisternError):
     """An upstream could not give what it should; `upstream` names it, `failure` is the class of it."""
 
     failure: Failure = Failure.BAD_CONTENT
+    status: int | None = None  # what it answered, None where no answer came or its content was the fault
 
     def __init__(self, upstream: str, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(f"upstream {upstream}: {message}")
@@ -232,6 +233,15 @@ class TransferFailed(UpstreamFault):
     """A transfer ended without its whole, verified body after bytes had flowed."""
 
     failure = Failure.CUT
+
+
+def upstream_status(error: BaseException | None) -> int | None:
+    """The HTTP status by which an upstream caused this error, None if by none."""
+    while error is not None:
+        if isinstance(error, UpstreamFault) and error.status is not None:
+            return error.status
+        error = error.__cause__
+    return None
 
 
 ANSWERS: Final[dict[type[CisternError], tuple[int, str]]] = {

@@ -31,6 +31,7 @@ class Exchange:
     first_byte_s: float | None = None
     seconds: float = 0.0
     error: str | None = None
+    upstream_status: int | None = None  # of an error; of an answer it stands in the outcome
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -78,11 +79,13 @@ class Exchange:
             fields |= _of_outcome(outcome)
         if self.range is not None:
             fields["range"] = plain(self.range)
+        if self.upstream_status is not None:
+            fields["upstream_status"] = self.upstream_status
         if self.error is not None:
             fields["error"] = plain(self.error)
         return fields
 
 
 def _of_outcome(outcome: Outcome) -> dict[str, Any]:
-    told = {"not_kept": outcome.not_kept, "upstream_status": outcome.checked_status}
+    told = {"not_kept": outcome.not_kept, "upstream_status": outcome.checked_status or outcome.upstream_status}
     return {name: value for name, value in told.items() if value is not None}

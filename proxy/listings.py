@@ -20,6 +20,7 @@ from proxy.errors import (
     UpstreamDenied,
     UpstreamLied,
     UpstreamNotFound,
+    upstream_status,
 )
 from proxy.events import TagStale
 from proxy.flights import Flights
@@ -166,7 +167,13 @@ class Listings:
         age_s = max(0.0, self._clock() - checked)
         self._events.publish(TagStale(route.place, what, age_s, failure.reason))
         because = f"{failure}; last checked {round(age_s)} s ago"
-        return Outcome(result=Result.STALE, age_s=age_s, fresh_for_s=-age_s, stale_because=because)
+        return Outcome(
+            result=Result.STALE,
+            age_s=age_s,
+            fresh_for_s=-age_s,
+            stale_because=because,
+            upstream_status=upstream_status(failure),
+        )
 
 
 def page_of(query: Query) -> tuple[int, str | None]:

@@ -23,7 +23,8 @@ class Result(enum.Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """`age_s` and `stale_because` belong to stale answers; `checked_status` to a tag checked upstream just now;
-    `not_kept` is the reason why a body will not be stored; `fresh_for_s` is what is left, negative past it.
+    `not_kept` is the reason why a body will not be stored; `fresh_for_s` is what is left, negative past it;
+    `upstream_status` is what the upstream answered, if it was asked.
     """
 
     result: Result
@@ -32,16 +33,17 @@ class Outcome:
     age_s: float | None = None
     stale_because: str | None = None
     not_kept: str | None = None
+    upstream_status: int | None = None
 
 
 WARNING_MAX: Final = 1000  # characters; clients take 4096 bytes with what stands around them (E10)
 HIT = Outcome(result=Result.HIT)
-MISS = Outcome(result=Result.MISS)
-COLLAPSED = Outcome(result=Result.COLLAPSED)
+MISS = Outcome(result=Result.MISS, upstream_status=200)
+COLLAPSED = Outcome(result=Result.COLLAPSED, upstream_status=200)
 
 
 def unkept(reason: str) -> Outcome:
-    return Outcome(result=Result.UNKEPT, not_kept=reason)
+    return Outcome(result=Result.UNKEPT, not_kept=reason, upstream_status=200)
 
 
 def cache_status(member: str, outcome: Outcome) -> str:

@@ -9,7 +9,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.errors import CisternError, CredentialRefused, ManifestUnknown, NotHere, UpstreamNotFound, UpstreamSlow
+from proxy.errors import (
+    CisternError,
+    CredentialRefused,
+    ManifestUnknown,
+    NotHere,
+    UpstreamNotFound,
+    UpstreamSlow,
+    upstream_status,
+)
 from proxy.events import NotStored, TagMoved, TagStale
 from proxy.failures import Stale, policy_of
 from proxy.flights import Flights
@@ -178,6 +186,7 @@ class Tags:
             age_s=age_s,
             fresh_for_s=min(0.0, route.tags.fresh_for_s - age_s),
             stale_because=f"{failure}; last checked {round(age_s)} s ago",
+            upstream_status=upstream_status(failure),
         )
         return Resolved(record.descriptor, outcome)
 

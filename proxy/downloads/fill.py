@@ -45,7 +45,9 @@ def told(transfer: Transfer, error: CisternError) -> CisternError:
     if not isinstance(error, UpstreamNotFound):
         return error
     source = transfer.origins[0].source
-    return BlobUnknown(f"{source.upstream} has no blob {transfer.digest} in {source.repository}")
+    missing = BlobUnknown(f"{source.upstream} has no blob {transfer.digest} in {source.repository}")
+    missing.__cause__ = error
+    return missing
 
 
 class Fill:

@@ -22,7 +22,9 @@ TAKE_S: Final = 300.0  # as for a blob's block (proxy/server/send.py)
 TIDY_S: Final = 1.0  # how often the two are looked at
 TELL_S: Final = 60.0
 ROOM: Final = 64  # of a crowd this part is closed at once, so that not every newcomer costs a look at all of them
+TLS_HELLO: Final = b"\x16\x03"  # a handshake record: skopeo and podman try https first, and fall back (protocol C06)
 NEWCOMER_S: Final = 1.0  # as long a connection has to ask before it can be one that waits
+HARMLESS: Final = frozenset({"TLS_on_a_plain_port"})
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 log = logger("listen")
 
@@ -38,6 +40,7 @@ class Connection(web.RequestHandler):
         self.is_inside = False
         self._is_tls = False
         self._has_ended = False  # the client sends no more; it may still read
+        self._is_hello = False  # what came first is how TLS begins
         self._unsent = (0, 0.0)  # bytes in our memory, and since when that many
         self.made_at = server.monotonic()
         self.header_since: float | None = self.made_at  # when a header that is not complete began
@@ -48,6 +51,8 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         before = self._request_count
+        if not before and not self._is_tls:
+            self._is_hello = data.startswith(TLS_HELLO)
         super().data_received(data)
         if self._request_count != before:
             self.header_since = None
@@ -117,7 +122,7 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the headers are out")
         if status < 500:
-            self._server.note("not HTTP", request.remote)
+            self._server.note("TLS on a plain port" if self._is_hello else "not HTTP", request.remote)
         response = respond.malformed(status)
         response.force_close()
         return response
@@ -177,7 +182,8 @@ class Server(web.Server):
                 self._end(one, why)
         if self._endings and (self._told_at is None or now - self._told_at >= TELL_S):
             self._told_at = now
-            log.warning("connections closed", last_client=self._last_client, **self._endings)
+            tell = log.info if self._endings.keys() <= HARMLESS else log.warning
+            tell("connections closed", last_client=self._last_client, **self._endings)
             self._endings.clear()
 
     def keep_tidy(self) -> None:

@@ -18,6 +18,7 @@ from proxy.errors import (
     UpstreamDenied,
     UpstreamThrottled,
     answer,
+    upstream_status,
 )
 from proxy.exchange import Exchange
 from proxy.oci import Digest
@@ -78,6 +79,7 @@ def failure(exchange: Exchange, error: CisternError) -> web.Response:
     if isinstance(error, RangeUnsatisfiable) and error.size is not None:
         headers["Content-Range"] = f"bytes */{error.size}"
     exchange.error = f"{error.reason}: {error}"
+    exchange.upstream_status = upstream_status(error)
     return small(exchange, _error_body(code, error), {**headers, "Content-Type": JSON}, status)
 
 

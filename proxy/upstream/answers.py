@@ -173,7 +173,14 @@ def fault(
     upstream: str, status: int, headers: Headers, body: bytes, *, credentials: str | None, now: float
 ) -> UpstreamFault:
     """The error that an answer other than a success stands for (protocol 7c)."""
-    wait_s = retry_after(headers, now)
+    error = _fault(upstream, status, headers, body, credentials, retry_after(headers, now))
+    error.status = status
+    return error
+
+
+def _fault(
+    upstream: str, status: int, headers: Headers, body: bytes, credentials: str | None, wait_s: float | None
+) -> UpstreamFault:
     codes = error_codes(body)
     if status == 429 or (status in (401, 403) and "TOOMANYREQUESTS" in codes):
         # Docker Hub's pull limit says so in its JSON; its abuse limit is plain text (protocol U21).

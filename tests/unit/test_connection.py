@@ -272,3 +272,12 @@ async def test_what_was_closed_is_told_once_a_minute(house: House) -> None:
         house.tidy_after(TELL_S)
         house.tidy_after(TELL_S)
         assert said[1:] == [{**line, "not_HTTP": 50}]
+
+
+async def test_a_client_that_tries_tls_first_is_no_trouble(house: House) -> None:
+    """skopeo and podman speak TLS to a plain port before they fall back (C06): counted as that, and no warning."""
+    with capture_logs() as said:
+        client = await house.connect(bytes.fromhex("16030100a5010000a10303") + bytes(155) + b"\r\n\r\n")
+        assert (await rest_of(client)).startswith(b"HTTP/1.0 400")
+        house.tidy_after(TIDY_S)
+    assert [(line["log_level"], line.get("TLS_on_a_plain_port")) for line in said] == [("info", 1)]
