@@ -55,6 +55,7 @@ class Tags:
         self._events = ground.events
         self._clock = ground.clock
         self._checks: Flights[tuple[Key, bool], tuple[TagRecord, Outcome]] = Flights(ground.tasks, "check tag")
+        self._late: set[Key] = set()  # checks under way that have outlasted `check_within`
         self._failed: Remembered[Key, CisternError] = Remembered(REMEMBERED, ground.clock)
         self._missing = Missing(ground)
         self._grace = grace
@@ -75,7 +76,7 @@ class Tags:
             case Freshness.FRESH:
                 return Resolved(record.descriptor, HIT, record.last_checked)
             case Freshness.CHECK_BEHIND:
-                self._checks.start((key, False), lambda: self._check(route, tag, record))
+                self._checks.start((key, False), lambda: self._watched(route, tag, record))
                 return Resolved(record.descriptor, Outcome(result=Result.HIT, fresh_for_s=left_s))
             case _:
                 return await self._checked(route, tag, record, may_be_stale=freshness is Freshness.EXPIRED)
@@ -92,7 +93,7 @@ class Tags:
         record = await self._records.tag(*key)
         if record is None:
             return await self.resolve(route, tag, want_body=True)
-        found, outcome = await self._checks.fly((key, False), lambda: self._check(route, tag, record))
+        found, outcome = await self._checks.fly((key, False), lambda: self._watched(route, tag, record))
         return Resolved(found.descriptor, outcome)
 
     async def _first(self, route: Route, tag: str, want_body: bool) -> tuple[TagRecord, Outcome]:
@@ -118,24 +119,38 @@ class Tags:
         # Looked up before the check: with nothing to serve in its place, a late answer is worth waiting for.
         may_be_stale = may_be_stale and await self._manifests.held(route.place, record.descriptor.digest) is not None
         failure = self._failed.get(key)
+        slow = UpstreamSlow(route.source.upstream, f"no answer within {policy.check_within_s:g} s")
+        if failure is None and may_be_stale and key in self._late:
+            failure = slow  # somebody has waited for this very check already: nobody waits again
         if failure is None:
-            check = self._checks.start((key, False), lambda: self._check(route, tag, record))
+            check = self._checks.start((key, False), lambda: self._watched(route, tag, record))
             try:
                 async with asyncio.timeout(policy.check_within_s if may_be_stale else None):
                     renewed, outcome = await asyncio.shield(check)
                 return Resolved(renewed.descriptor, outcome)
             except TimeoutError:
-                failure = UpstreamSlow(route.source.upstream, f"no answer within {policy.check_within_s:g} s")
+                failure = slow
+                self._late.add(key)
             except CisternError as error:
                 failure = error
-                if not isinstance(error, CredentialRefused):  # known without asking, until the secret changes
-                    self._failed.note(key, error, FAILED_FOR_S)
         if may_be_stale and self._may_serve(failure, route):
             return self._stale(route, tag, record, failure)
         if isinstance(failure, NotHere | UpstreamNotFound):
             await self._forget(route, tag)
             raise ManifestUnknown(f"{route.source.upstream} no longer has tag {tag} in {route.source.repository}")
         raise failure
+
+    async def _watched(self, route: Route, tag: str, record: TagRecord) -> tuple[TagRecord, Outcome]:
+        """A check whose failure is remembered for a moment, whether or not anybody still waits for it."""
+        key = (route.place, tag)
+        try:
+            return await self._check(route, tag, record)
+        except CisternError as error:
+            if not isinstance(error, CredentialRefused):  # known without asking, until the secret changes
+                self._failed.note(key, error, FAILED_FOR_S)
+            raise
+        finally:
+            self._late.discard(key)
 
     async def _check(self, route: Route, tag: str, record: TagRecord) -> tuple[TagRecord, Outcome]:
         """Ask upstream: the same digest renews the record; another one is fetched first, then recorded."""

@@ -76,6 +76,7 @@ async def test_a_clock_that_goes_back_does_not_prolong_a_failed_check(
     clock.advance(61)
     registry.script("1", script.error(503), methods=("GET", "HEAD"))
     assert "ttl=-" in (await proxy.ask(f"{REPOSITORY}/manifests/1")).headers["Cache-Status"]
+    await proxy.rooms.tags.settled()
     registry.heal()
     clock.advance(-HOUR_S)
     answer = await proxy.ask(f"{REPOSITORY}/manifests/1")

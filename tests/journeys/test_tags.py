@@ -12,7 +12,7 @@ from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy, Reply, proxied
 from tests.support.registry import Registry
-from tests.support.wire import Fault
+from tests.support.wire import Fault, Gate
 
 APP = "team/app"
 TAG = f"{APP}/manifests/1"
@@ -173,6 +173,28 @@ async def test_a_slow_check_serves_stale_and_goes_on(cache_dir: Path, registry: 
         gate.open()
         await proxy.rooms.tags.settled()
         assert "Warning" not in (await proxy.ask(TAG)).headers
+
+
+async def test_a_slow_check_is_waited_for_once(cache_dir: Path, registry: Registry, clock: Clock) -> None:
+    """Who asks while a check outlasts `check_within` is served at once; when it has failed, the next one checks."""
+    registry.add(APP, "1", manifest(blob(2000)))
+    async with proxied(cache_dir, registry, clock, extra="tags: {check_within: 300ms}") as proxy:
+        await proxy.ask(TAG)
+        clock.advance(61)
+        gate = Gate()
+        registry.script("1", script.error(503), script.gate_headers(gate), methods=("HEAD", "GET"))
+        await proxy.ask(TAG)
+        started = asyncio.get_running_loop().time()
+        for _ in range(20):
+            assert "Warning" in (await proxy.ask(TAG)).headers
+        assert asyncio.get_running_loop().time() - started < 20 * 0.3, "each of them waited anew"
+        assert registry.requests_for("1", "HEAD") == 1
+        gate.open()
+        await proxy.rooms.tags.settled()
+        assert "Warning" in (await proxy.ask(TAG)).headers  # for a moment
+        registry.heal()
+        clock.advance(2)
+        assert (await proxy.ask(TAG)).headers["Cache-Status"].endswith("; fwd=stale; fwd-status=304")
 
 
 async def test_stale_for_zero_never_serves_stale(cache_dir: Path, registry: Registry, clock: Clock) -> None:
