@@ -25,7 +25,7 @@ from proxy.log import logger
 from proxy.manifests import Manifests
 from proxy.oci import Digest
 from proxy.pull import Pull
-from proxy.reindex import reindex
+from proxy.reindex import keep_indexed
 from proxy.rules import Rules
 from proxy.server.registry import Probes, Registry
 from proxy.store.opened import Disk, open_disk
@@ -162,8 +162,7 @@ def _start(rooms: Rooms) -> None:
     start, ground = rooms.tasks.start, rooms.ground
     start(rooms.hydrate.listen(), name="hydrate: listen")
     start(rooms.hydrate.run(), name="hydrate: run")
-    if rooms.disk.index.is_new:
-        start(reindex(ground, rooms.manifests), name="reindex")
+    start(keep_indexed(ground, rooms.manifests, rooms.disk.index), name="reindex")
     start(rooms.uses.listen(), name="uses: listen")
     start(rooms.grace.keep(), name="grace: keep")
     start(rooms.capacity.run(), name="capacity: count")

@@ -3,6 +3,8 @@
 What cannot be derived is not lost with it: when a manifest was last fetched by a client comes back with the next fetch.
 """
 
+from typing import Final, Protocol
+
 from proxy.ground import Ground
 from proxy.log import logger
 from proxy.manifests import Manifests
@@ -10,6 +12,28 @@ from proxy.oci import ManifestAmbiguous, parse_manifest
 from proxy.store.base import Parent
 
 log = logger("reindex")
+LOOK_EVERY_S: Final = 5.0
+
+
+class Opened(Protocol):
+    """How often the index's file was opened, and whether it knew nothing the last time."""
+
+    @property
+    def generation(self) -> int: ...
+
+    @property
+    def is_new(self) -> bool: ...
+
+
+async def keep_indexed(ground: Ground, manifests: Manifests, index: Opened) -> None:
+    """Rebuild the index whenever a new file had to be taken for it: at the start, or after it broke at work."""
+    seen = 0
+    while True:
+        if index.generation != seen:
+            seen = index.generation
+            if index.is_new:
+                await reindex(ground, manifests)
+        await ground.sleep(LOOK_EVERY_S)
 
 
 async def reindex(ground: Ground, manifests: Manifests) -> int:

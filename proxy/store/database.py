@@ -1,105 +1,195 @@
 """One SQLite file with one writing thread and one reading thread; queued writes share a transaction and its sync.
 
 Knows SQL's manners, no table. WAL, `BEGIN IMMEDIATE`. Its faults leave as OSError, so nobody above knows of SQLite.
-A write once asked for is done and reported in order, whether or not the caller still waits.
+A write once asked for is done and reported in order, whether or not the caller still waits. A file that turns out
+broken, at the start or in the middle of work, is replaced by its `Keeper`, and the work goes on.
 """
 
 import asyncio
-import errno
-import os
 import queue
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Final, Literal, TypeVar
 
-from proxy.store.filesystem import Filesystem, forget, opened, sync_folder, write_new
+from proxy.store.copies import SIDE_FILES, DatabaseBroken, check, connect, copy_whole, sqlite_faults
+from proxy.store.filesystem import Filesystem, forget, size_of_file, sync_folder, write_new
 
 Value = TypeVar("Value")
 Row = tuple[Any, ...]
 
 GROUP_MAX: Final = 256  # changes per transaction: bounds how long the first of them waits
-BUSY_S: Final = 5.0
-FULL: Final = frozenset({sqlite3.SQLITE_FULL})
-SIDE_FILES: Final = ("-wal", "-shm")
+# Checked whole before it is used; a larger file would hold up the start, and is checked behind it.
+CHECK_FIRST: Final = 32 << 20
+
+__all__ = ["Database", "DatabaseBroken", "Keeper", "Row"]
 
 
-class DatabaseBroken(OSError):
-    """The file is not a whole database of ours."""
+class Keeper:
+    """What the owner of a file does for it; everything here blocks, in the thread that opens or writes the file."""
 
+    def missing(self, path: Path) -> None:
+        """No file is there: put one, or leave it to be made empty."""
 
-@contextmanager
-def sqlite_faults(name: str) -> Iterator[None]:
-    """Translate SQLite's exceptions at the border; a full disk keeps its errno."""
-    try:
-        yield
-    except sqlite3.Error as cause:
-        code = getattr(cause, "sqlite_errorcode", None)
-        number = errno.ENOSPC if code in FULL else errno.EIO
-        raise OSError(number, f"{name}: {cause}") from cause
+    def replace(self, path: Path, error: DatabaseBroken) -> None:
+        """Set the broken file aside, and put a whole one in its place or none."""
+        raise error
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        """Bring a file that was opened just now up to date. DatabaseBroken: it cannot be."""
+
+    def scan(self, connection: sqlite3.Connection) -> None:
+        """Look at every row. DatabaseBroken: one is damaged."""
+
+    def note(self, connection: sqlite3.Connection, entries: Sequence[Any]) -> None:
+        """A transaction that makes these changes is about to be committed."""
 
 
 @dataclass(slots=True)
 class Change:
-    """One queued piece of work for the writing thread. `alone`: outside of any transaction."""
+    """One queued piece of work for the writing thread. `alone`: outside of any transaction; `entry`: for `note`."""
 
     work: Callable[[sqlite3.Connection], Any]
     future: "Future[Any]"
     alone: bool = False
+    entry: Any = None
 
 
 class Database:
     """An open file. Construct it in a disk thread (it blocks); `close` ends both threads."""
 
-    def __init__(self, path: Path, schema: str, synchronous: Literal["FULL", "NORMAL"], files: Filesystem) -> None:
-        """Open or create. DatabaseBroken: it must be set aside first (`set_aside`). OSError: the disk failed."""
+    def __init__(
+        self,
+        path: Path,
+        schema: str,
+        synchronous: Literal["FULL", "NORMAL"],
+        files: Filesystem,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """Open or create. OSError: the disk failed."""
         self.path = path
-        self.was_made = not path.exists()
-        self._files = files
-        if self.was_made:
-            for side in SIDE_FILES:  # the log of a file that is gone must never be played into a new one
-                forget(files, path.with_name(path.name + side))
-            write_new(files, path, b"")  # SQLite gives its side files this one's mode, 0600
-        self._writer = _connect(path, synchronous)
-        try:
-            check(self._writer, path)
-            with sqlite_faults(path.name):
-                self._writer.executescript(schema)
-            self._reader = _connect(path, synchronous)
-        except BaseException:
-            self._writer.close()
-            raise
-        sync_folder(files, path.parent)
+        self.was_made = False  # the file knew nothing when it was opened last
+        self.generation = 0  # how often it was opened
+        self.is_checked = False
         self.pending = 0  # changes asked for and not yet reported; read and written on the event loop only
+        self._schema, self._synchronous = schema, synchronous
+        self._files = files
+        self._keeper = keeper or Keeper()
+        self._using_reader = Lock()
+        self._is_open = False
+        self._writer: sqlite3.Connection
+        self._reader: sqlite3.Connection
+        self._open_or_replace()
         self._queue: queue.SimpleQueue[Change | None] = queue.SimpleQueue()
         self._thread = Thread(target=self._write_all, name=f"{path.name} writer", daemon=True)
         self._thread.start()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix=f"{path.name} reader")
 
+    def _open_or_replace(self) -> None:
+        try:
+            self._open()
+        except DatabaseBroken as error:
+            self._keeper.replace(self.path, error)
+            self._open()
+
+    def _open(self) -> None:
+        if not size_of_file(self.path):
+            self._make()
+        self._writer = connect(self.path, self._synchronous)
+        try:
+            self.is_checked = (size_of_file(self.path) or 0) <= CHECK_FIRST
+            if self.is_checked:
+                check(self._writer, self.path)
+            with sqlite_faults(self.path.name):
+                self._writer.executescript(self._schema)
+                self._keeper.prepare(self._writer)
+                if self.is_checked:
+                    self._keeper.scan(self._writer)
+            self._reader = connect(self.path, self._synchronous)
+        except BaseException:
+            self._writer.close()
+            raise
+        self.generation += 1
+        self._is_open = True
+        sync_folder(self._files, self.path.parent)
+
+    def _make(self) -> None:
+        for side in ("", *SIDE_FILES):  # the log of a file that is gone must never be played into a new one
+            forget(self._files, self.path.with_name(self.path.name + side))
+        self._keeper.missing(self.path)
+        self.was_made = not size_of_file(self.path)
+        if self.was_made:
+            forget(self._files, self.path)
+            write_new(self._files, self.path, b"")  # SQLite gives its side files this one's mode, 0600
+
     async def read(self, query: str, values: Row = ()) -> list[Row]:
-        """Every row of a query, as of the last commit."""
+        """Every row of a query, as of the last commit. A file that is broken is replaced first."""
+        if not self._is_open:
+            await self.alone(lambda _: None)
+        generation = self.generation
+        try:
+            return await asyncio.wrap_future(self._reading.submit(self._read, query, values))
+        except DatabaseBroken as error:
+            await self.mend(generation, error)
         return await asyncio.wrap_future(self._reading.submit(self._read, query, values))
 
     def _read(self, query: str, values: Row) -> list[Row]:
-        with sqlite_faults(self.path.name):
+        with self._using_reader, sqlite_faults(self.path.name):
             return self._reader.execute(query, values).fetchall()
 
     async def write(
-        self, work: Callable[[sqlite3.Connection], Value], then: Callable[[Value], object] | None = None
+        self,
+        work: Callable[[sqlite3.Connection], Value],
+        then: Callable[[Value], object] | None = None,
+        entry: Any = None,
     ) -> Value:
         """Run `work` in a transaction, perhaps twice (so it must change nothing else); returns after the commit.
 
-        `then` gets the result on the event loop, in commit order, also if the caller was cancelled meanwhile.
+        `then` gets the result on the event loop, in commit order, also if the caller was cancelled meanwhile. `entry`
+        tells the keeper what is changed.
         """
-        return await self._ask(Change(work, Future()), then)
+        return await self._ask(Change(work, Future(), entry=entry), then)
 
     async def alone(self, work: Callable[[sqlite3.Connection], Value]) -> Value:
         """Run `work` in the writing thread, between transactions."""
         return await self._ask(Change(work, Future(), alone=True), None)
+
+    async def mend(self, generation: int, error: DatabaseBroken) -> None:
+        """Replace the file that was open as `generation`, unless that was done. OSError: the disk refuses."""
+        await self.alone(lambda _: self._mend(generation, error))
+
+    async def check(self) -> None:
+        """Read all of a file that was too large to be checked when it was opened, and replace it if it is broken."""
+        generation = self.generation
+        with ThreadPoolExecutor(1, thread_name_prefix=f"{self.path.name} check") as checking:
+            try:
+                await asyncio.wrap_future(checking.submit(self._check))
+            except DatabaseBroken as error:
+                await self.mend(generation, error)
+
+    def _check(self) -> None:
+        connection = connect(self.path, self._synchronous)
+        try:
+            check(connection, self.path)
+            with sqlite_faults(self.path.name):
+                self._keeper.scan(connection)
+        finally:
+            connection.close()
+
+    async def move_in(self) -> None:
+        """The folder is another one now: take what stands there, or else bring all that is known. OSError: it fails."""
+        await self.alone(lambda _: self._move_in())
+
+    def _move_in(self) -> None:
+        if not size_of_file(self.path):
+            with sqlite_faults(self.path.name):
+                copy_whole(self._writer, self.path, self._files)
+        with self._using_reader:
+            self._close_both()
+            self._open_or_replace()
 
     async def _ask(self, change: Change, then: Callable[[Value], object] | None) -> Value:
         change.future.set_running_or_notify_cancel()  # from here on nobody can take it back
@@ -124,6 +214,8 @@ class Database:
         self._reader.close()
         self._writer.close()
 
+    # In the writing thread
+
     def _write_all(self) -> None:
         while (change := self._queue.get()) is not None:
             group = [change]
@@ -143,7 +235,7 @@ class Database:
         if not group:
             return
         try:
-            results = self._transact(group)
+            results = self._through_breaking(group)
         except Exception as error:
             if len(group) == 1:
                 group[0].future.set_exception(error)
@@ -154,11 +246,21 @@ class Database:
         for change, result in zip(group, results, strict=True):
             change.future.set_result(result)
 
+    def _through_breaking(self, group: list[Change]) -> list[Any]:
+        try:
+            return self._transact(group)
+        except DatabaseBroken as error:
+            self._mend(self.generation, error)
+        return self._transact(group)
+
     def _transact(self, group: list[Change]) -> list[Any]:
+        entries = [change.entry for change in group if change.entry is not None]
+        self._reopen_if_closed()
         with sqlite_faults(self.path.name):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 results = [change.work(self._writer) for change in group]
+                self._keeper.note(self._writer, entries)
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
@@ -166,67 +268,28 @@ class Database:
                 raise
         return results
 
+    def _mend(self, generation: int, error: DatabaseBroken) -> None:
+        if generation == self.generation:
+            with self._using_reader:
+                self._close_both()
+                self._keeper.replace(self.path, error)
+                self._open()
+
+    def _close_both(self) -> None:
+        self._is_open = False
+        self._reader.close()
+        self._writer.close()
+
+    def _reopen_if_closed(self) -> None:
+        """A replacement that the disk refused is tried again with the next use."""
+        if not self._is_open:
+            with self._using_reader:
+                self._open_or_replace()
+
     def _run_alone(self, change: Change) -> None:
         try:
+            self._reopen_if_closed()
             with sqlite_faults(self.path.name):
                 change.future.set_result(change.work(self._writer))
         except Exception as error:
             change.future.set_exception(error)
-
-
-def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    with sqlite_faults(path.name):
-        connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA synchronous={synchronous}")
-    except sqlite3.DatabaseError as cause:
-        connection.close()
-        raise _broken(path, cause) from cause
-    return connection
-
-
-def check(connection: sqlite3.Connection, path: Path) -> None:
-    try:
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as cause:
-        raise _broken(path, cause) from cause
-    if verdict != "ok":
-        raise DatabaseBroken(errno.EIO, f"{path.name}: {verdict}")
-
-
-def _broken(path: Path, cause: sqlite3.DatabaseError) -> OSError:
-    """Broken only if SQLite says so: a full or failing disk is no reason to set a good file aside."""
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return DatabaseBroken(errno.EIO, f"{path.name}: {cause}")
-    return OSError(errno.ENOSPC if code in FULL else errno.EIO, f"{path.name}: {cause}")
-
-
-def set_aside(path: Path, files: Filesystem) -> Path:
-    """Move a broken file to `NAME.broken`, for a person to look at, and drop its log; returns where it went."""
-    aside = path.with_name(path.name + ".broken")
-    for side in SIDE_FILES:
-        forget(files, path.with_name(path.name + side))
-    files.rename(path, aside)
-    sync_folder(files, path.parent)
-    return aside
-
-
-def copy_whole(connection: sqlite3.Connection, target: Path, files: Filesystem) -> None:
-    """Copy a database to `target`: the old copy or the new one stands there after a crash at any step."""
-    fresh = target.with_name(target.name + ".new")
-    for name in ("", "-journal", *SIDE_FILES):
-        forget(files, fresh.with_name(fresh.name + name))
-    write_new(files, fresh, b"")
-    copy = sqlite3.connect(fresh, isolation_level=None)
-    try:
-        copy.execute("PRAGMA synchronous=OFF")  # synced once, whole, below
-        connection.backup(copy)
-        copy.execute("PRAGMA journal_mode=DELETE")  # one plain file, no log beside it
-    finally:
-        copy.close()
-    with opened(files, fresh, os.O_RDONLY) as descriptor:
-        files.fsync(descriptor)
-    files.rename(fresh, target)
-    sync_folder(files, target.parent)

@@ -32,9 +32,10 @@ VERSION: Final = 1
 STAMP: Final = re.compile(rb"cistern store ([0-9]{1,9})\n?")
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 FOLDERS: Final = ("blobs", *(f"blobs/{algorithm}" for algorithm in HEX_LENGTH), "parts", "quarantine")
+OTHERS: Final = ("records.changes", "records.changes.new")
 DATABASES: Final = ("records.sqlite", "records.backup.sqlite", "index.sqlite")
 SIDE_FILES: Final = ("", "-wal", "-shm", "-journal", ".new", ".broken")
-FILES: Final = ("version", "lock", "boot", *(name + side for name in DATABASES for side in SIDE_FILES))
+FILES: Final = ("version", "lock", "boot", *OTHERS, *(name + side for name in DATABASES for side in SIDE_FILES))
 # What a directory may hold that has no stamp yet: a crash of the very first start, and a fresh file system.
 BEFORE_STAMP: Final = frozenset({"lock", "version.new", "lost+found"})
 KEPT_PARTS: Final = frozenset({".part", ".map"})

@@ -19,7 +19,8 @@ from proxy.oci import Digest
 from proxy.rules import Place
 from proxy.store import ranks, seals
 from proxy.store.base import Job, Parent, Rank
-from proxy.store.database import Database, DatabaseBroken, Row, set_aside
+from proxy.store.copies import set_aside
+from proxy.store.database import Database, DatabaseBroken, Keeper, Row
 from proxy.store.filesystem import Filesystem
 
 Value = TypeVar("Value")
@@ -84,13 +85,24 @@ DELETE FROM jobs WHERE rowid IN (SELECT rowid FROM jobs WHERE state <> 'queued' 
 """
 
 
+class IndexKeeper(Keeper):
+    """A broken index is set aside, and an empty one taken."""
+
+    def __init__(self, files: Filesystem) -> None:
+        self._files = files
+
+    def replace(self, path: Path, error: DatabaseBroken) -> None:
+        aside = set_aside(path, self._files)
+        log.warning("the index is broken and set aside; it starts empty", file=aside.name, error=str(error))
+
+
 class SqliteIndex:
-    """An Index on disk. Open with `SqliteIndex.open` in a disk thread. `is_new`: it knows nothing yet; a server with
-    blobs then has lost its index."""
+    """An Index on disk. Open with `SqliteIndex.open` in a disk thread. One that `is_new` knows nothing yet; a server
+    with blobs then has lost its index.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.is_new = database.was_made
         self._sizes: LRUCache[tuple[Place, Digest], int] = LRUCache(SIZES_IN_MEMORY)
         self._uses: dict[Digest, float] = {}
         self._counts: Counter[Digest] = Counter()
@@ -99,13 +111,22 @@ class SqliteIndex:
     @classmethod
     def open(cls, folder: Path, files: Filesystem) -> "SqliteIndex":
         """Open or create; a broken file is set aside and an empty one taken. Blocks."""
-        path = folder / FILE
-        try:
-            return cls(Database(path, EVERYTHING, "NORMAL", files))
-        except DatabaseBroken as error:
-            aside = set_aside(path, files)
-            log.warning("the index is broken and set aside; it starts empty", file=aside.name, error=str(error))
-            return cls(Database(path, EVERYTHING, "NORMAL", files))
+        return cls(Database(folder / FILE, EVERYTHING, "NORMAL", files, IndexKeeper(files)))
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it knew nothing when its file was opened last."""
+        return self.database.was_made
+
+    @property
+    def generation(self) -> int:
+        """How often its file was opened: with a new one that `is_new` everything is to be learned again."""
+        return self.database.generation
+
+    async def check(self) -> None:
+        """Read a file that was too large to be checked at the start. OSError: the disk refuses."""
+        if not self.database.is_checked:
+            await self.database.check()
 
     @property
     def trouble(self) -> str | None:

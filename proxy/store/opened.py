@@ -86,6 +86,8 @@ async def open_disk(
         ledger = Ledger()
         checks = Checks(threads, seals, Quarantine(owned.quarantine, files), ledger, tasks, on_bad)
         blobs = DiskStore(owned.blobs, owned.parts, threads, files, checks, ledger)
+        for database in (records, index):
+            tasks.start(_once(database.check), name="check a database")
         tasks.start(_every(SYNC_EVERY_S, seals.sync, pause), name="sync point")
         tasks.start(_every(FLUSH_EVERY_S, index.flush, pause), name="write last uses")
         tasks.start(_every(BACKUP_EVERY_S, records.backup, pause), name="back up records")
@@ -97,6 +99,13 @@ async def _last_sync(seals: Seals) -> None:
         await seals.sync()
     except OSError as error:
         log.warning("the last sync point failed: what is new is hashed again when it is read", error=str(error))
+
+
+async def _once(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except OSError as error:
+        log.warning("a database could not be checked", error=str(error))
 
 
 async def _every(
