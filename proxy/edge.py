@@ -10,7 +10,7 @@ from proxy.app import Rooms, registry_of
 from proxy.config import Address, Config
 from proxy.errors import CisternError, Denied
 from proxy.events import ConfigTaken
-from proxy.explain import Explain
+from proxy.explain import ASK_WITHIN_S, Explain
 from proxy.health import Health, Hearing, Look, LoopLag, oldest_s
 from proxy.images import Images
 from proxy.journal import Journal
@@ -109,14 +109,22 @@ def _desk(rooms: Rooms, health: Health) -> Desk:
         tags=rooms.tags,
         images=Images(ground, rooms.holdings, lambda: rooms.rules, rooms.capacity),
         evict=rooms.evict,
-        explain=Explain(
-            ground,
-            rooms.holdings,
-            rooms.current,
-            rooms.upstreams.endpoints,
-        ),
+        explain=explain_of(rooms),
         verify=rooms.verify,
         scrub=rooms.scrub,
+    )
+
+
+def explain_of(rooms: Rooms, *, ask_within_s: float = ASK_WITHIN_S) -> Explain:
+    """What explains pulls through these rooms."""
+    return Explain(
+        rooms.ground,
+        rooms.holdings,
+        rooms.current,
+        lambda upstream: [endpoint.standing.state() for endpoint in rooms.upstreams.endpoints(upstream)],
+        rooms.grace,
+        not_kept=rooms.capacity.why_nothing,
+        ask_within_s=ask_within_s,
     )
 
 

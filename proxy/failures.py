@@ -22,6 +22,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from proxy.freshness import TagPolicy, Verdict
 
 
 class Stale(enum.Enum):
@@ -98,3 +99,18 @@ def policy_of(error: CisternError) -> Policy:
     if isinstance(error, UpstreamFault):
         return POLICIES[error.failure]
     return POLICIES[Failure.NOT_FOUND if isinstance(error, NotHere) else Failure.BAD_CONTENT]
+
+
+def may_serve_stale(error: CisternError, tags: TagPolicy, *, in_grace: bool) -> bool:
+    """Whether a held tag is served in the place of this error, within `stale_for`; `in_grace`: its credential was not
+    refused, or not for longer than `credential_grace`.
+    """
+    match policy_of(error).stale:
+        case Stale.ON_NOT_FOUND:
+            return tags.on_not_found is Verdict.SERVE_STALE
+        case Stale.ON_DENIED:
+            return tags.on_denied is Verdict.SERVE_STALE
+        case Stale.CREDENTIAL_GRACE:
+            return tags.on_denied is Verdict.SERVE_STALE or in_grace
+        case Stale.STALE_FOR:
+            return True

@@ -19,9 +19,9 @@ from proxy.errors import (
     upstream_status,
 )
 from proxy.events import NotStored, TagMoved, TagStale
-from proxy.failures import Stale, policy_of
+from proxy.failures import may_serve_stale
 from proxy.flights import Flights
-from proxy.freshness import Freshness, TagRecord, Verdict, judge
+from proxy.freshness import Freshness, TagRecord, judge
 from proxy.grace import Grace
 from proxy.ground import Ground
 from proxy.manifests import Manifests
@@ -133,7 +133,7 @@ class Tags:
                 self._late.add(key)
             except CisternError as error:
                 failure = error
-        if may_be_stale and self._may_serve(failure, route):
+        if may_be_stale and may_serve_stale(failure, policy, in_grace=self._grace.lasts(route)):
             return self._stale(route, tag, record, failure)
         if isinstance(failure, NotHere | UpstreamNotFound):
             await self._forget(route, tag)
@@ -180,18 +180,6 @@ class Tags:
         except OSError as error:
             self._events.publish(NotStored(place, record.descriptor.digest, "disk", str(error)))
         return outcome
-
-    def _may_serve(self, failure: CisternError, route: Route) -> bool:
-        """Whether this failure lets a held tag be served: the failure's class says by which key."""
-        match policy_of(failure).stale:
-            case Stale.ON_NOT_FOUND:
-                return route.tags.on_not_found is Verdict.SERVE_STALE
-            case Stale.ON_DENIED:
-                return route.tags.on_denied is Verdict.SERVE_STALE
-            case Stale.CREDENTIAL_GRACE:
-                return route.tags.on_denied is Verdict.SERVE_STALE or self._grace.lasts(route)
-            case Stale.STALE_FOR:
-                return True
 
     def _stale(self, route: Route, tag: str, record: TagRecord, failure: CisternError) -> Resolved:
         age_s = max(0.0, self._clock() - record.last_checked)

@@ -106,6 +106,14 @@ class Capacity:
         spare, slack = self._limits().spare(self._room), self._limits().slack(self._room)
         return max(0, min(self.wanted, self._limits().cap(self._room)) + spare + slack - self.left())
 
+    def why_nothing(self) -> str | None:
+        """Why no body can be stored now, in words; None if one can."""
+        if self.trouble.reason is not None:
+            return f"the disk refuses: {self.trouble.detail}"
+        if self._room is not None and self.left() <= 0:
+            return "there is no room left by cache.max_size and cache.keep_free"
+        return None
+
     # The port of bodies
 
     def claim(self, size: int, *, small: bool = False) -> Claim:

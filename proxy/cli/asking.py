@@ -35,15 +35,16 @@ def enter(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def explain(reference: Reference, as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> None:
-    """What a pull would do and what is here; if it would fail, why, and what to do about it."""
+def explain(reference: Reference, as_json: AsJson = False, admin: Admin = None, config: ConfigFile = None) -> int:
+    """What a pull would do and what is here; if it would fail, why, and what to do about it. Exit code 1 then."""
     named = _checked(reference)
     told = Server.find(admin, config).get("/api/v1/explain", {"reference": named})
     if as_json:
         tables.show_json(told)
-        return
-    for line in told["text"]:
-        typer.echo("".join(letter if letter.isprintable() else " " for letter in line))
+    else:
+        for line in told["text"]:
+            typer.echo("".join(letter if letter.isprintable() else " " for letter in line))
+    return 0 if told["works"] else FAILED
 
 
 def images(

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from proxy.errors import CisternError, NotHere, UpstreamDenied, UpstreamNotFound
+from proxy.errors import CisternError
 from proxy.explain.diagnosis import Problem
-from proxy.freshness import Freshness, TagPolicy
-from proxy.freshness import Verdict as Policy
+from proxy.explain.endpoints import EndpointFacts
+from proxy.explain.words import ago
+from proxy.freshness import Freshness
 
 
 class Verdict(enum.Enum):
@@ -19,14 +20,6 @@ class Verdict(enum.Enum):
     STALE = "served from here, marked stale"
     PARTLY = "served from here, but what is missing of it cannot be fetched"
     FAILS = "refused or failed"
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointFacts:
-    """`circuit` is closed, open or half-open."""
-
-    url: str
-    circuit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +80,7 @@ class Explanation:
     tag: TagFacts | None = None
     held: HeldFacts | None = None
     asked: AskedFacts | None = None
+    not_kept: str | None = None  # why what is fetched now would be streamed, and not stored
     problem: Problem | None = None
 
     @property
@@ -101,6 +95,8 @@ class Explanation:
     def as_text(self) -> list[str]:
         """One fact a line, for people."""
         rows = [("pull", self.verdict.value), *self._facts()]
+        if self.not_kept is not None:
+            rows.append(("not kept", f"what is fetched now is only passed on: {self.not_kept}"))
         if self.problem is not None:
             rows += [("because", self.problem.why), ("what to do", self.problem.advice)]
         return [self.reference, *(f"  {name:<13} {text}" for name, text in rows)]
@@ -132,9 +128,8 @@ def _route_rows(route: RouteFacts) -> Iterator[tuple[str, str]]:
     yield "rule", route.rule
     yield "upstream", f"{route.upstream}, repository {route.repository}"
     for endpoint in route.endpoints:
-        notes = ["the only one this rule takes"] if route.pinned else []
-        notes += [] if endpoint.circuit == "closed" else [f"its circuit is {endpoint.circuit}"]
-        yield "endpoint", f"{endpoint.url} ({', '.join(notes)})" if notes else endpoint.url
+        yield "endpoint", f"{endpoint.url} (the only one this rule takes)" if route.pinned else endpoint.url
+        yield from (("", note) for note in endpoint.notes)
     if route.credentials is None:
         yield "credentials", "none: anonymous"
     else:
@@ -152,19 +147,17 @@ def _held_rows(held: HeldFacts) -> Iterator[tuple[str, str]]:
         yield "missing", digest
 
 
-def ago(seconds: float) -> str:
-    """`3 minutes ago`, in the largest unit that fits."""
-    for unit, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return f"{max(0, round(seconds))} s ago"
-
-
 def judge_pull(
-    policy: TagPolicy, freshness: Freshness | None, held: HeldFacts | None, error: CisternError | None, *, by_tag: bool
+    freshness: Freshness | None,
+    held: HeldFacts | None,
+    error: CisternError | None,
+    *,
+    by_tag: bool,
+    may_be_stale: bool = True,
+    is_refused: bool = False,
 ) -> Verdict:
-    """How a pull would end. `freshness` is the tag record's, None without one; `error` is what asking upstream gave.
+    """How a pull would end. `freshness` is the tag record's, None without one; `error` is what asking upstream gave,
+    and `may_be_stale` whether it lets a held tag be served; `is_refused`: held content needs the upstream's word, too.
 
     The same order as `tags` and `pull`: a tag that is fresh, and a digest, are answered from here without asking.
     """
@@ -173,19 +166,10 @@ def judge_pull(
     needs_check = by_tag and freshness not in (Freshness.FRESH, Freshness.CHECK_BEHIND)
     if error is None:
         return Verdict.HERE if is_here and (is_whole or not needs_check) else Verdict.UPSTREAM
-    if not is_here:
+    if not is_here or is_refused:
         return Verdict.FAILS
-    if needs_check and not (freshness is Freshness.EXPIRED and _may_serve_stale(error, policy)):
+    if needs_check and not (freshness is Freshness.EXPIRED and may_be_stale):
         return Verdict.FAILS
     if not is_whole:
         return Verdict.PARTLY
     return Verdict.STALE if needs_check else Verdict.HERE
-
-
-def _may_serve_stale(error: CisternError, policy: TagPolicy) -> bool:
-    """Whether this answer of the upstream lets a held tag be served: contract section 3, the `on_…` keys."""
-    if isinstance(error, NotHere | UpstreamNotFound):
-        return policy.on_not_found is Policy.SERVE_STALE
-    if isinstance(error, UpstreamDenied):
-        return policy.on_denied is Policy.SERVE_STALE
-    return True

@@ -5,15 +5,15 @@ Looks only: no record, no blob and no link changes by it. Secrets are tried, nev
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from proxy.config import SecretUnavailable
 from proxy.current import Current
-from proxy.errors import CisternError, Denied, NameInvalid, NameUnknown, UpstreamTimeout
+from proxy.errors import CisternError, Denied, NameInvalid, NameUnknown, UpstreamDenied, UpstreamSlow
 from proxy.explain.diagnosis import diagnose
+from proxy.explain.endpoints import EndpointFacts, endpoint_facts
 from proxy.explain.facts import (
     AskedFacts,
-    EndpointFacts,
     Explanation,
     HeldFacts,
     RouteFacts,
@@ -21,7 +21,9 @@ from proxy.explain.facts import (
     Verdict,
     judge_pull,
 )
+from proxy.failures import may_serve_stale
 from proxy.freshness import TagRecord, judge
+from proxy.grace import Grace
 from proxy.ground import Ground
 from proxy.holdings import Holdings
 from proxy.log import public_url
@@ -29,38 +31,33 @@ from proxy.oci import Digest
 from proxy.reference import LATEST, parse
 from proxy.rules import Route
 from proxy.upstream.base import ManifestHead
+from proxy.upstream.state import EndpointState
 
 ASK_WITHIN_S: Final = 5.0
 MISSING_MAX: Final = 10  # missing digests named
 
 
-class Circuit(Protocol):
-    @property
-    def state(self) -> str: ...
-
-
-class AnEndpoint(Protocol):
-    @property
-    def origin(self) -> str: ...
-    @property
-    def breaker(self) -> Circuit: ...
-
-
 class Explain:
-    """Explanations. `endpoints` are those of an upstream; `ask_within_s` bounds the wait for its answer."""
+    """Explanations. `endpoints` are those of an upstream; `not_kept` says why nothing can be stored now, if so;
+    `ask_within_s` bounds the wait for an upstream's answer.
+    """
 
     def __init__(
         self,
         ground: Ground,
         holdings: Holdings,
         current: Current,
-        endpoints: Callable[[str], Sequence[AnEndpoint]],
+        endpoints: Callable[[str], Sequence[EndpointState]],
+        grace: Grace,
         *,
+        not_kept: Callable[[], str | None],
         ask_within_s: float = ASK_WITHIN_S,
     ) -> None:
         self._holdings = holdings
         self._current = current
         self._endpoints = endpoints
+        self._grace = grace
+        self._not_kept = not_kept
         self._ask_within_s = ask_within_s
         self._records = ground.records
         self._upstreams = ground.upstreams
@@ -82,7 +79,15 @@ class Explain:
         held = None if wanted is None else await self._held(route, wanted)
         freshness = None if record is None else judge(record, route.tags, self._clock())
         refusal = self._refusal(wanted)
-        verdict = judge_pull(route.tags, freshness, held, failure, by_tag=isinstance(target, str))
+        lasts = self._grace.lasts(route)
+        verdict = judge_pull(
+            freshness,
+            held,
+            failure,
+            by_tag=isinstance(target, str),
+            may_be_stale=failure is None or may_serve_stale(failure, route.tags, in_grace=lasts),
+            is_refused=isinstance(failure, UpstreamDenied) and self._grace.refuses(route),
+        )
         failed = refusal or (failure if verdict in (Verdict.FAILS, Verdict.PARTLY, Verdict.STALE) else None)
         return Explanation(
             reference=str(named),
@@ -91,6 +96,7 @@ class Explain:
             tag=self._tag_facts(route, str(target), record),
             held=held,
             asked=_asked_facts(head, failure),
+            not_kept=self._not_kept(),
             problem=None if failed is None else diagnose(failed, route),
         )
 
@@ -100,7 +106,7 @@ class Explain:
             async with asyncio.timeout(self._ask_within_s):
                 return await self._upstreams.head_manifest(route.source, target), None
         except TimeoutError:
-            return None, UpstreamTimeout(route.source.upstream, f"no answer within {self._ask_within_s:g} s")
+            return None, UpstreamSlow(route.source.upstream, f"no answer within {self._ask_within_s:g} s")
         except CisternError as error:
             return None, error
 
@@ -113,10 +119,10 @@ class Explain:
 
     async def _route_facts(self, route: Route) -> RouteFacts:
         source = route.source
-        known = {public_url(endpoint.origin): endpoint.breaker.state for endpoint in self._endpoints(source.upstream)}
+        known = [endpoint_facts(state, source.credentials) for state in self._endpoints(source.upstream)]
         if source.endpoint is not None:
             pinned = public_url(source.endpoint)
-            known = {pinned: known.get(pinned, "closed")}
+            known = [facts for facts in known if facts.url == pinned] or [EndpointFacts(pinned, "closed")]
         return RouteFacts(
             rule=route.rule,
             upstream=source.upstream,
@@ -125,10 +131,7 @@ class Explain:
             credentials_trouble=await self._trouble(source.credentials),
             public=route.public,
             # As the upstream room takes them: in the order of the config, those with an open circuit last.
-            endpoints=tuple(
-                EndpointFacts(url, circuit)
-                for url, circuit in sorted(known.items(), key=lambda endpoint: endpoint[1] == "open")
-            ),
+            endpoints=tuple(sorted(known, key=lambda endpoint: endpoint.circuit == "open")),
             pinned=source.endpoint is not None,
         )
 

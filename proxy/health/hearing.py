@@ -7,7 +7,16 @@ no name that a client sent ever is.
 from collections.abc import Callable, Collection
 from typing import Final
 
-from proxy.events import BlobStored, ConfigRefused, ConfigTaken, Events, NotStored, TagStale
+from proxy.events import (
+    BlobStored,
+    ConfigRefused,
+    ConfigTaken,
+    Events,
+    NotStored,
+    StorageDegraded,
+    StorageRecovered,
+    TagStale,
+)
 from proxy.exchange import Exchange
 from proxy.health.judge import Heard
 from proxy.outcome import HIT, Result
@@ -31,6 +40,7 @@ class Hearing:
         self._endpoints: dict[tuple[str, str], Heard] = {}
         self.upstreams = {name: Heard() for name in upstreams}
         self.credentials = {name: Heard() for name in credentials}
+        self.disk: str | None = None  # what the disk said when it took no content; None while it does
         self.refused: tuple[str, ...] = ()  # why the last configuration was not taken over
         self.waiting: tuple[str, ...] = ()  # keys that need a restart
 
@@ -42,6 +52,11 @@ class Hearing:
         events.listen(BlobStored, lambda event: self._good(source_of(event.place)))
         events.listen(ConfigTaken, self._taken)
         events.listen(ConfigRefused, self._refused)
+        events.listen(StorageDegraded, lambda event: self._disk(event.detail))
+        events.listen(StorageRecovered, lambda _event: self._disk(None))
+
+    def _disk(self, said: str | None) -> None:
+        self.disk = said
 
     def _refused(self, event: ConfigRefused) -> None:
         self.refused = event.problems

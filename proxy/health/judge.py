@@ -88,14 +88,18 @@ class Looked:
     secrets: Mapping[str, str] = field(default_factory=dict)
 
 
-def storage(looked: Looked) -> Part:
-    """A directory that cannot be read fails; one that cannot be written degrades: what is held still flows."""
+def storage(looked: Looked, refused: str | None = None) -> Part:
+    """A directory that cannot be read fails; one that cannot be written degrades: what is held still flows, and the
+    rest is passed on. `refused` is what the disk said to the last body that was to be kept, None if it took it.
+    """
     facts = {"free_bytes": looked.free_bytes, "total_bytes": looked.total_bytes}
     told = {key: value for key, value in facts.items() if value is not None}
     if looked.unreadable is not None:
         return Part(State.FAILING, f"the cache directory cannot be read: {looked.unreadable}", told)
     if looked.unwritable is not None:
         return Part(State.DEGRADED, f"the cache directory cannot be written: {looked.unwritable}", told)
+    if refused is not None:
+        return Part(State.DEGRADED, f"the disk takes no content: {refused}", told)
     return Part(State.OK, None, told)
 
 

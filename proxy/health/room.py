@@ -101,7 +101,7 @@ class Health:
             self._broken = type(error).__name__
 
     def _own(self) -> dict[str, Part]:
-        return {"storage": judge.storage(self._looked), "index": judge.index(self._looked)}
+        return {"storage": judge.storage(self._looked, self._hearing.disk), "index": judge.index(self._looked)}
 
     def _troubles(self) -> list[str]:
         return [part.why for part in self._own().values() if part.why is not None]

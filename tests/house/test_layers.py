@@ -11,8 +11,8 @@ from tests.house.source import PACKAGE, imports_of, name_of, python_files
 LAYERS: Final = [
     "__init__ collector errors sink",
     "oci",
-    "clients failures freshness lately ledger log outcome paths reference remembered",
-    "tasks",
+    "clients freshness lately ledger log outcome paths reference remembered",
+    "failures tasks",
     "flights",
     "config",
     "rules",

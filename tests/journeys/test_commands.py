@@ -67,13 +67,15 @@ async def test_what_is_here_is_shown(served: CisternProcess, registry: Registry)
 
 async def test_a_pull_that_would_fail_is_explained(served: CisternProcess, registry: Registry) -> None:
     """Why, and what to do, for a name that no rule has and for an upstream that is away."""
-    unknown = (await served.command("explain", "elsewhere.test/app")).check().output
-    assert "what to do" in unknown
-    assert "add the registry to `upstreams`" in unknown
+    unknown = await served.command("explain", "elsewhere.test/app")
+    assert unknown.code == 1
+    assert "what to do" in unknown.output
+    assert "add the registry to `upstreams`" in unknown.output
     await registry.stop()
-    away = (await served.command("explain", NAME)).check().output
-    assert "refused or failed" in away
-    assert "firewall" in away
+    away = await served.command("explain", NAME)
+    assert away.code == 1
+    assert "refused or failed" in away.output
+    assert "firewall" in away.output
 
 
 async def test_refresh_takes_over_a_moved_tag(served: CisternProcess, registry: Registry) -> None:

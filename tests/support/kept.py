@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.config import parse
+from proxy.edge import explain_of
 from proxy.evict import Evict
 from proxy.explain import Explain
 from proxy.holdings import Holdings
@@ -40,13 +41,7 @@ class Kept:
             holdings,
             Images(ground, holdings, lambda: rooms.rules, rooms.capacity),
             rooms.evict,
-            Explain(
-                ground,
-                holdings,
-                rooms.current,
-                rooms.upstreams.endpoints,
-                ask_within_s=ask_within_s,
-            ),
+            explain_of(rooms, ask_within_s=ask_within_s),
         )
 
     def take_rules(self, text: str) -> None:

@@ -476,9 +476,20 @@ def test_a_failing_server_has_a_failing_status(cistern: Cistern, desk: CannedDes
     assert "failing" in ran.out
 
 
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+@pytest.mark.parametrize(("works", "code"), [(True, 0), (False, 1)])
+def test_explain_ends_as_the_pull_would(
+    cistern: Cistern, desk: CannedDesk, works: bool, code: int, as_json: tuple[str, ...]
+) -> None:
+    """Exit code 1 when the pull would fail, for scripts; what it says is the same."""
+    desk.answer("/api/v1/explain", {"text": ["nginx:latest"], "works": works})
+    ran = cistern("explain", "nginx", *as_json)
+    assert (ran.code, "nginx:latest" in ran.out) == (code, True)
+
+
 def test_explain_prints_its_lines(cistern: Cistern, desk: CannedDesk) -> None:
     """As the server wrote them, but nothing that moves a cursor."""
-    desk.answer("/api/v1/explain", {"text": ["nginx:latest", "  rule          docker.io\x1b[2J"]})
+    desk.answer("/api/v1/explain", {"text": ["nginx:latest", "  rule          docker.io\x1b[2J"], "works": True})
     ran = cistern("explain", "nginx")
     assert (ran.code, ran.out) == (0, "nginx:latest\n  rule          docker.io [2J\n")
     assert desk.asked[0].target == "/api/v1/explain?reference=nginx"

@@ -1,16 +1,21 @@
 """What a pull would do, and why: told without doing it."""
 
+import errno
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy import errors
-from proxy.errors import CisternError
+from proxy.errors import CisternError, Failure
 from proxy.explain import Explanation, Verdict
 from proxy.explain.diagnosis import diagnose
-from proxy.explain.facts import HeldFacts, ago, judge_pull
+from proxy.explain.facts import HeldFacts, judge_pull
+from proxy.explain.words import ago
+from proxy.failures import may_serve_stale
 from proxy.freshness import Freshness, TagPolicy
 from proxy.freshness import Verdict as Policy
 from proxy.oci import Digest
@@ -241,7 +246,39 @@ async def test_an_open_circuit_is_told(registry: Registry, cache_dir: Path) -> N
     assert found.route.endpoints[0].circuit == "open"
     assert "its circuit is open" in told(found)
     assert found.problem is not None
-    assert "try again in" in found.problem.advice
+    assert (found.problem.failure, "tried again by itself in" in found.problem.advice) == ("left_alone", True)
+
+
+async def test_since_when_and_until_when_is_told(registry: Registry, cache_dir: Path, clock: Clock) -> None:
+    """How long an endpoint is left alone and what it did last; how long it asks these credentials for nothing."""
+    registry.script("1", script.throttle("90"), methods=("HEAD", "GET"))
+    async with kept(cache_dir, registry) as rooms:
+        await rooms.explain.explain(f"{NAME}:1")
+        throttled = await rooms.explain.explain(f"{NAME}:1")
+    assert throttled.route is not None
+    assert 60 < (throttled.route.endpoints[0].throttled_for_s or 0) < 120
+    assert "asks for no requests for 1 minute more" in told(throttled)
+    await registry.stop()
+    async with kept(cache_dir, registry, breaker={"failures": 1}) as rooms:
+        await rooms.explain.explain(f"{NAME}:1")
+        away = await rooms.explain.explain(f"{NAME}:1")
+    assert away.route is not None
+    [endpoint] = away.route.endpoints
+    assert (endpoint.circuit, endpoint.last_error) == ("open", "connect")
+    assert endpoint.open_for_s is not None
+    assert "left alone for 0 s; tried again in" in told(away)
+    assert "0 s ago: upstream" in told(away)
+
+
+async def test_a_disk_that_takes_nothing_is_told(registry: Registry, cache_dir: Path) -> None:
+    """The pull works and is not kept: why, as the disk said it."""
+    registry.add(REPOSITORY, "1", manifest(BASE))
+    async with kept(cache_dir, registry) as rooms:
+        rooms.proxy.rooms.capacity.refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        found = await rooms.explain.explain(f"{NAME}:1")
+    assert (found.verdict, found.works) == (Verdict.UPSTREAM, True)
+    assert found.not_kept == "the disk refuses: No space left on device"
+    assert "only passed on: the disk refuses: No space" in told(found)
 
 
 async def test_a_rules_one_endpoint_is_the_only_one_told(registry: Registry, cache_dir: Path) -> None:
@@ -317,7 +354,15 @@ def test_the_policy_decides(
     policy: TagPolicy, freshness: Freshness | None, held: HeldFacts | None, error: CisternError | None, verdict: Verdict
 ) -> None:
     """By tag: fresh from here, past that the upstream's word, and the rule's policy where it fails."""
-    assert judge_pull(policy, freshness, held, error, by_tag=True) is verdict
+    may_be_stale = error is None or may_serve_stale(error, policy, in_grace=False)
+    assert judge_pull(freshness, held, error, by_tag=True, may_be_stale=may_be_stale) is verdict
+
+
+def test_a_refused_credential_past_its_grace_opens_nothing() -> None:
+    """Not even a digest that is here: `credential_grace` is over."""
+    refused = errors.CredentialRefused("u", "no", credentials="set")
+    assert judge_pull(None, HELD, refused, by_tag=False) is Verdict.HERE
+    assert judge_pull(None, HELD, refused, by_tag=False, is_refused=True) is Verdict.FAILS
 
 
 @pytest.mark.parametrize("mode", ["away", "not found", "denied"])
@@ -355,12 +400,13 @@ ROUTE = Route(
     ("error", "word"),
     [
         (errors.CredentialUnavailable("u.test", "no token"), "credentials.set.password"),
-        (errors.CredentialRefused("u.test", "refused", credentials="set"), "username and password"),
+        (errors.CredentialRefused("u.test", "refused", credentials="set"), "whether they have expired"),
         (errors.UpstreamDenied("u.test", "no", credentials="set"), "let the credentials set read team/app"),
         (errors.UpstreamDenied("u.test", "no", credentials=None), "upstreams.u.test.credentials"),
-        (errors.UpstreamThrottled("u.test", "slow", 30.0), "wait in 30 s"),
+        (errors.UpstreamThrottled("u.test", "slow", 30.0), "asked again in 30 s"),
         (errors.UpstreamTimeout("u.test", "slow"), "firewall"),
         (errors.UpstreamUnavailable("u.test", "down", 7.0), "try again in 7 s"),
+        (errors.UpstreamThrottled("u.test", "pulls", 7200.0, is_pull_limit=True), "in 2 hours; tags are still checked"),
         (errors.UpstreamLied("u.test", "html"), "login page"),
         (errors.DialRefused("u.test", "private"), "trusted_redirects"),
         (errors.UpstreamNotFound("u.test", "none"), "check the name and the tag"),
@@ -375,6 +421,15 @@ def test_every_error_has_its_advice(error: CisternError, word: str) -> None:
     problem = diagnose(error, ROUTE)
     assert problem.why == str(error)
     assert word in problem.advice
+
+
+@pytest.mark.parametrize("failure", Failure)
+def test_every_class_of_failure_has_its_advice(failure: Failure) -> None:
+    """Named in the facts, for scripts; each says something of its own, with credentials and without."""
+    error = errors.UpstreamUnavailable("u.test", "x", failure=failure)
+    problem = diagnose(error, ROUTE)
+    assert (problem.failure, len(problem.advice) > 20) == (failure.value, True)
+    assert diagnose(error, replace(ROUTE, source=replace(ROUTE.source, credentials=None))).advice
 
 
 @pytest.mark.parametrize(

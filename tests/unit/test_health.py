@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.config import CredentialConfig, parse
-from proxy.events import BlobStored, Events, NotStored, TagStale
+from proxy.events import BlobStored, Events, NotStored, StorageDegraded, StorageRecovered, TagStale
 from proxy.exchange import Exchange
 from proxy.health import Health, Hearing, Look, LoopLag, Phase, State, judge
 from proxy.health.judge import Heard, Hysteresis, Looked, Part
@@ -470,6 +470,19 @@ async def test_a_cold_pull_forgives_nothing(site: Site, looked: Looked, trouble:
     await site.judge()
     told = await site.cold("two.test")
     assert (told["status"], list(told["troubles"])) == ("failing", [trouble])
+
+
+async def test_a_disk_that_takes_no_content_is_told(site: Site) -> None:
+    """In its own words, until it takes content again. The member stays; the strict form prefers one that can keep."""
+    events = Events()
+    site.hearing.listen(events)
+    events.publish(StorageDegraded("disk_full", "No space left on device"))
+    assert site.health.report()["storage"]["why"] == "the disk takes no content: No space left on device"
+    assert site.status("one.test") == "degraded"
+    assert site.health.rule("one.test") is True
+    assert list((await site.cold("two.test"))["troubles"]) == ["storage"]
+    events.publish(StorageRecovered())
+    assert site.health.report()["status"] == "ok"
 
 
 async def test_a_draining_member_takes_no_cold_pull(site: Site) -> None:

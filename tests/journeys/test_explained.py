@@ -1,0 +1,107 @@
+"""What `explain` says of each class of failure, beside what a client really gets: the same failure, in words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.errors import ANSWERS, Failure
+from proxy.explain import Verdict
+from proxy.failures import POLICIES
+from tests.support import script
+from tests.support.images import blob, manifest
+from tests.support.kept import Kept
+from tests.support.proxy import UPSTREAM, config_text, running
+from tests.support.realm import Bearer, Realm
+from tests.support.registry import Registry
+from tests.support.tls import Names
+from tests.support.wire import Fault
+
+APP = f"{UPSTREAM}/team/app"
+PASSWORD = "OPS_TEST_PASSWORD"
+SET = f"credentials: {{team: {{username: me, password: {{env: {PASSWORD}}}}}}}\n"
+LOGIN = {"credentials": "team", "allow_insecure_credentials": True}
+EVERY = ("GET", "HEAD")
+
+
+def answering(fault: Fault) -> Callable[[Registry], object]:
+    """The registry answers everything so."""
+    return lambda registry: registry.script("*", fault, methods=EVERY)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How a failure comes about, and words that its explanation must have."""
+
+    said: str
+    happens: Callable[[Registry], object] = lambda _registry: None
+    url: Callable[[Registry], str] = lambda registry: registry.url
+    keys: dict[str, Any] = field(default_factory=dict)
+    extra: str = ""
+
+
+CASES: dict[Failure, Case] = {
+    Failure.DNS: Case("name servers", url=lambda _registry: "http://nowhere.test:5000"),
+    Failure.CONNECT: Case("is it up", url=lambda _registry: "http://127.0.0.1:9"),
+    Failure.TLS: Case("upstreams.origin.test.tls.ca", url=lambda registry: registry.url.replace("http:", "https:")),
+    Failure.TIMEOUT: Case(
+        "upstreams.origin.test.timeouts",
+        lambda registry: registry.hold_headers("*"),
+        keys={"timeouts": {"headers": "50ms"}},
+    ),
+    Failure.SERVER_ERROR: Case("the registry itself fails", answering(script.error(500))),
+    Failure.LEFT_ALONE: Case(
+        "tried again by itself", answering(script.error(500)), keys={"breaker": {"failures": 1, "reset_after": "60s"}}
+    ),
+    Failure.THROTTLED: Case("it may be asked again in", answering(script.throttle("30"))),
+    Failure.DENIED: Case("upstreams.origin.test.credentials", answering(script.error(403, "DENIED"))),
+    Failure.CREDENTIAL_REFUSED: Case("whether they have expired", keys=LOGIN, extra=SET),
+    Failure.CREDENTIAL_UNAVAILABLE: Case("credentials.team.password", keys=LOGIN, extra=SET),
+    Failure.NOT_FOUND: Case("check the name and the tag", lambda registry: registry.untag("team/app", "1")),
+    Failure.BAD_CONTENT: Case("no login page", answering(script.html())),
+}
+# Met in the middle of a body, or by a tag that is held: no cold HEAD ends so.
+ELSEWHERE = {Failure.CUT, Failure.SLOW}
+
+
+def test_every_class_is_tried() -> None:
+    """A new class of failure gets its case here."""
+    assert {*CASES, *ELSEWHERE} == set(Failure)
+
+
+@pytest.mark.parametrize("failure", CASES)
+async def test_a_failure_is_explained_as_a_client_meets_it(
+    cache_dir: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, failure: Failure
+) -> None:
+    """The class, what to do, and the status of a pull: all three tell of the same thing."""
+    case = CASES[failure]
+    registry.add("team/app", "1", manifest(blob(500)))
+    monkeypatch.delenv(PASSWORD, raising=False)
+    async with Realm() as realm:
+        if failure is Failure.CREDENTIAL_REFUSED:
+            monkeypatch.setenv(PASSWORD, "wrong")
+            realm.users, realm.private, registry.authority = {"me": "right"}, {"team/app"}, Bearer(realm)
+        elif failure is Failure.CREDENTIAL_UNAVAILABLE:
+            registry.authority = Bearer(realm)
+        case.happens(registry)
+        text = config_text(cache_dir, case.url(registry), case.extra, proxy="none", **case.keys)
+        async with running(text, resolver=Names()) as proxy:
+            rooms = Kept.over(proxy)
+            if failure is Failure.LEFT_ALONE:
+                assert (await proxy.ask("team/app/manifests/1")).status == 503
+            found = await rooms.explain.explain(f"{APP}:1")
+            status = (await proxy.ask("team/app/manifests/1")).status
+    assert found.verdict is Verdict.FAILS
+    assert found.problem is not None
+    assert found.problem.failure == failure.value
+    assert case.said in found.problem.advice
+    assert status == expected(failure)
+
+
+def expected(failure: Failure) -> int:
+    """The status of the table; of two it depends on who asks: a mirror is told 503, and an anonymous asker 404."""
+    depends = {Failure.THROTTLED: 503, Failure.DENIED: 404}
+    kind = POLICIES[failure].error
+    return depends.get(failure) or next(ANSWERS[parent][0] for parent in kind.__mro__ if parent in ANSWERS)
