@@ -15,7 +15,21 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import cold, crowd, firstbyte, hydration, machine, manifests, memory, peers, report, rules, storm, warm
+from benchmarks import (
+    cold,
+    crowd,
+    eviction,
+    firstbyte,
+    hydration,
+    machine,
+    manifests,
+    memory,
+    peers,
+    report,
+    rules,
+    storm,
+    warm,
+)
 from benchmarks.bench import Bench, ClientFailed
 from benchmarks.figures import Row
 
@@ -30,6 +44,7 @@ TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
     "hydration": hydration.measure,
     "storm": storm.measure,
     "rules": rules.measure,
+    "eviction": eviction.measure,
 }
 NEEDED = ("docker-registry", "nginx", "wrk")
 ROUNDS, ROUNDS_QUICK = 5, 2

@@ -16,6 +16,8 @@ from proxy.events import (
     HydrationEnded,
     IntegrityFailed,
     NotStored,
+    StorageDegraded,
+    StorageRecovered,
     TagMoved,
     TagStale,
     TransferResumed,
@@ -44,6 +46,8 @@ class Journal:
         events.listen(TagStale, self._tag_stale)
         events.listen(TransferResumed, self._resumed)
         events.listen(HydrationEnded, self._hydrated)
+        events.listen(StorageDegraded, self._degraded)
+        events.listen(StorageRecovered, lambda _event: log.warning("the disk takes bodies again"))
         events.listen(ConfigTaken, tell_taken)
         events.listen(ConfigRefused, tell_refused)
 
@@ -77,6 +81,11 @@ class Journal:
 
     def _resumed(self, event: TransferResumed) -> None:
         log.info("transfer resumed", upstream=event.upstream, digest=str(event.digest), offset=event.offset)
+
+    def _degraded(self, event: StorageDegraded) -> None:
+        log.error(
+            "the disk refuses; bodies stream past it until it takes them", reason=event.reason, error=event.detail
+        )
 
     def _hydrated(self, event: HydrationEnded) -> None:
         write = log.info if event.result == "done" else log.warning

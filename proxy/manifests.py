@@ -10,7 +10,7 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from proxy.errors import ManifestUnknown, UpstreamLied, UpstreamNotFound, WrongDigest
+from proxy.errors import ManifestUnknown, NotKept, UpstreamLied, UpstreamNotFound, WrongDigest
 from proxy.events import IntegrityFailed, NotStored
 from proxy.flights import Flights
 from proxy.ground import Ground
@@ -26,12 +26,14 @@ MEMORY: Final = 64 << 20  # bytes of manifest bodies kept in memory
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A manifest with its body. `origin` is the endpoint that gave it, None when it was here; `kept`: it is stored."""
+    """A manifest with its body. `origin` is the endpoint that gave it, None when it was here; `unkept` is why it is not
+    stored, None if it is.
+    """
 
     descriptor: Descriptor
     body: bytes
     origin: str | None = None
-    kept: bool = True
+    unkept: str | None = None
 
 
 class Manifests:
@@ -44,6 +46,7 @@ class Manifests:
         self._threads = ground.threads
         self._upstreams = ground.upstreams
         self._events = ground.events
+        self._capacity = ground.capacity
         self._fetches: Flights[tuple[Source, str | Digest], Held] = Flights(ground.tasks, "fetch manifest")
         self._bodies: LRUCache[Digest, bytes] = LRUCache(MEMORY, getsizeof=len)
         self.forgotten = 0  # grows with every body that was deleted: what was held at one value is held at it still
@@ -98,14 +101,14 @@ class Manifests:
             manifest = parse_manifest(answer.body, answer.media_type)
         except ManifestAmbiguous as cause:
             raise UpstreamLied(source.upstream, f"manifest {target} is refused: {cause}") from cause
-        kept = await self._keep(source.place, digest, manifest.media_type, answer.body)
-        if kept:
+        unkept = await self._keep(source.place, digest, manifest.media_type, answer.body)
+        if unkept is None:
             parent = Parent(source.place, digest, manifest.media_type, None)
             children = [(c.descriptor.digest, c.descriptor.size, c.is_manifest) for c in manifest.children]
             await self._index.save_manifest(parent, children)
         first = await self._records.link(source.place, digest)
         media_type = first.media_type if first is not None and first.media_type else manifest.media_type
-        return Held(Descriptor(media_type, digest, len(answer.body)), answer.body, answer.origin, kept)
+        return Held(Descriptor(media_type, digest, len(answer.body)), answer.body, answer.origin, unkept)
 
     def _verified_digest(self, source: Source, target: str | Digest, answer: ManifestBody) -> Digest:
         """The digest that the body really has; what was asked for and what the header claims must both be true."""
@@ -117,15 +120,24 @@ class Manifests:
             return target
         return answer.digest if answer.digest is not None else Digest.of(answer.body)
 
-    async def _keep(self, place: Place, digest: Digest, media_type: str, body: bytes) -> bool:
+    async def _keep(self, place: Place, digest: Digest, media_type: str, body: bytes) -> str | None:
+        """Store a manifest; why that could not be, None if it is done."""
         self._remember(digest, body)
+        try:
+            claim = self._capacity.claim(len(body), small=True)
+        except NotKept as refusal:
+            self._events.publish(NotStored(place, digest, refusal.why, str(refusal)))
+            return refusal.why
         try:
             await self._store.put(body, digest)
             await self._records.save_links([Link(place, digest, media_type, len(body))])
         except OSError as error:
-            self._events.publish(NotStored(place, digest, "disk", str(error)))
-            return False
-        return True
+            why = self._capacity.refused(error)
+            self._events.publish(NotStored(place, digest, why, str(error)))
+            return why
+        finally:
+            claim.release()
+        return None
 
     def _remember(self, digest: Digest, body: bytes) -> None:
         if len(body) <= MEMORY:

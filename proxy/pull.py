@@ -282,4 +282,4 @@ class Pull:
 
 
 def _kept_outcome(fetched: Held) -> Outcome:
-    return MISS if fetched.kept else unkept("disk")
+    return MISS if fetched.unkept is None else unkept(fetched.unkept)

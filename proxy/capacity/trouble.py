@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from proxy.events import Events, StorageDegraded, StorageRecovered
-from proxy.log import logger
 from proxy.store.filesystem import Filesystem, forget, write_new
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 
-log = logger("capacity")
 PROBE: Final = "capacity.probe"
 PROBE_BYTES: Final = 256 << 10  # more than any file system hides in an inode
 FIRST_PROBE_S: Final = 1.0
@@ -60,34 +58,38 @@ class Trouble:
         self._tasks = tasks
         self._events = events
         self._pause = pause
+        self._probing: asyncio.Task[None] | None = None
 
     def note(self, error: OSError) -> str:
         """A write failed; the reason in a word. The first one starts the probe."""
         reason = reason_of(error)
         if error.errno in NO_FAULT:
             return reason
+        if self.reason is None and (self._probing is None or self._probing.done()):
+            self._probing = self._tasks.start(self._probe(), name="probe the disk")
         if self.reason is None:
             self.detail = error.strerror or str(error)
-            log.error("the disk refuses; bodies stream past it until it takes them", reason=reason, error=self.detail)
-            self._tasks.start(self._probe(), name="probe the disk")
             self._events.publish(StorageDegraded(reason, self.detail))
         self.reason = reason
         return reason
 
     async def _probe(self) -> None:
         wait_s = FIRST_PROBE_S
-        while True:
+        while self.reason is not None:
             await self._pause(wait_s)
-            try:
-                await self._threads.disk(_try, self._files, self._folder / PROBE)
-            except OSError as error:
-                self.reason, self.detail = reason_of(error), error.strerror or str(error)
-                wait_s = min(PROBE_MAX_S, wait_s * 2)
-            else:
-                break
-        self.reason, self.detail = None, ""
-        log.warning("the disk takes bodies again")
-        self._events.publish(StorageRecovered())
+            await self.try_now()
+            wait_s = min(PROBE_MAX_S, wait_s * 2)
+
+    async def try_now(self) -> None:
+        """Write a little, and know whether the disk takes it."""
+        try:
+            await self._threads.disk(_try, self._files, self._folder / PROBE)
+        except OSError as error:
+            self.reason, self.detail = reason_of(error), error.strerror or str(error)
+            return
+        if self.reason is not None:
+            self.reason, self.detail = None, ""
+            self._events.publish(StorageRecovered())
 
 
 def _try(files: Filesystem, path: Path) -> None:

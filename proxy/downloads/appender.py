@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from proxy.downloads.part import Part
 from proxy.downloads.window import Buffer
+from proxy.errors import NotKept
 from proxy.tasks import Tasks
 
 
@@ -55,7 +56,7 @@ class Appender:
             batch, self._batch = self._batch, []
             try:
                 await self._part.write(self._written, batch)
-            except OSError:
+            except (OSError, NotKept):
                 for chunk in (*batch, *self._batch):
                     self._part.window.free(chunk)
                 self._batch = []

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from proxy.downloads.allotment import Allotment
 from proxy.downloads.extents import Extents
 from proxy.downloads.trail import Trail
 from proxy.downloads.window import Buffer, Window
@@ -37,6 +38,7 @@ class Part:
         self.path = path
         self.extents = Extents(kept)
         self.window = Window()
+        self.allotment: Allotment | None = None  # the room that writes are covered by
         self._digest = digest
         self._threads = threads
         self._tasks = tasks
@@ -73,10 +75,15 @@ class Part:
     async def write(self, offset: int, chunks: Sequence[Buffer]) -> None:
         """Write held `chunks` at `offset`; when it returns they can be read, and the hash will follow and free them.
 
-        One write at a time for each run. OSError: the disk refuses, and nothing of this write counts.
+        One write at a time for each run. OSError: the disk refuses; NotKept: there is no room. Nothing of this write
+        counts then.
         """
+        if self.allotment is not None:
+            self.allotment.cover(offset + sum(map(len, chunks)))
         written = await self._threads.disk(_write, self._descriptor(), chunks, offset)
         self.extents.add(offset, offset + written)
+        if self.allotment is not None:
+            self.allotment.wrote(self.extents.total)
         self._trail.follow(offset, chunks, self.frontier)
 
     async def matches(self) -> bool:
@@ -93,7 +100,7 @@ class Part:
 
     async def discard(self) -> None:
         """Delete the file; whoever shares it can still read what is there."""
-        await self._threads.disk(_unlink, self.path)
+        await self._threads.disk(discard, self.path)
 
     def close(self) -> None:
         self._file.close()
@@ -132,5 +139,6 @@ def _write_all(descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
     return wanted
 
 
-def _unlink(path: Path) -> None:
+def discard(path: Path) -> None:
+    """Delete a part file; nothing if it is gone."""
     path.unlink(missing_ok=True)

@@ -7,17 +7,21 @@ before it leaves the table.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from cachetools import LRUCache
 
+from proxy.downloads.allotment import Allotment
 from proxy.downloads.bell import Bell
 from proxy.downloads.extents import Extents
 from proxy.downloads.fill import Fill, told
-from proxy.downloads.part import Part
+from proxy.downloads.part import Part, discard, part_path
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.downloads.turns import Turns
-from proxy.errors import CisternError, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound
+from proxy.downloads.unkept import Unkept
+from proxy.errors import CisternError, NotKept, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound
 from proxy.events import BlobStored, NotStored
 from proxy.ground import Ground
 from proxy.log import logger
@@ -41,6 +45,7 @@ class Downloads:
         self._stored_lately: LRUCache[Digest, None] = LRUCache(STORED_LATELY)
         self._calm = Bell()
         self._turns = Turns(self._running, self._calm, ground.monotonic)
+        self._unkept = Unkept(ground)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -82,7 +87,7 @@ class Downloads:
 
     def _enter(self, digest: Digest, origin: Origin) -> Transfer:
         transfer = self._running.get(digest)
-        if transfer is None:
+        if transfer is None or transfer.is_past:  # who comes too late for one that is not kept begins the next one
             transfer = self._running[digest] = Transfer(digest, origin, self._calm)
             transfer.work = self._ground.tasks.start(self._run(transfer), name=f"transfer {digest}")
         else:
@@ -106,10 +111,11 @@ class Downloads:
             error = TransferFailed(transfer.upstream, "an internal error; the log has its trace")
             log.exception("a transfer failed", digest=str(transfer.digest), error=repr(fault))
         finally:
-            del self._running[transfer.digest]
+            if self._running.get(transfer.digest) is transfer:
+                del self._running[transfer.digest]
             transfer.end(error)
             self._calm.ring()
-            if error is not None:
+            if error is not None and transfer.unkept is None:
                 self._not_stored(transfer, error)
 
     async def _fill(self, transfer: Transfer) -> None:
@@ -118,23 +124,70 @@ class Downloads:
             transfer.show(held.file, Extents(held.size))
             transfer.verify()
             return
-        ground, started = self._ground, self._ground.monotonic()
-        part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks)
+        started, hint = self._ground.monotonic(), transfer.origins[0].size_hint
+        capacity, limit = self._ground.capacity, self._max_blob_bytes()
         try:
-            fill = Fill(ground, part, transfer, self._turns, self._max_blob_bytes())
-            await fill.start()
-            await fill.run()
+            claim = capacity.claim(hint or 0)
+        except NotKept as refusal:
+            late = await self._unkept.from_start(transfer, refusal, limit)
+            if late is None:
+                return
+            claim = late
+        allotment = Allotment(capacity, claim, lambda: transfer.size)
+        try:
+            if transfer.verified:  # it went by while room was made for it
+                path = part_path(self._ground.parts, transfer.digest)
+                await self._keep(transfer, path, transfer.size or 0, started, allotment)
+            else:
+                await self._fetch(transfer, allotment, limit, started)
+        finally:
+            if transfer.on_release is None:
+                allotment.release()
+
+    async def _fetch(self, transfer: Transfer, allotment: Allotment, limit: int, started: float) -> None:
+        """Fill a part, or go on past a disk that refuses it."""
+        ground, name, part = self._ground, part_path(self._ground.parts, transfer.digest).name, None
+        await ground.capacity.took_part(name)
+        left = True
+        try:
+            try:
+                part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks)
+                part.allotment = allotment
+                fill = Fill(ground, part, transfer, self._turns, limit)
+                await fill.start()
+                transfer.passing = None
+                await fill.run()
+            except (OSError, NotKept) as refusal:
+                left = False
+                await self._go_on(transfer, part, allotment, refusal, limit)
+                return
             transfer.verify()  # nobody waits for the commit
-            await self._keep(transfer, part, started)
+            left = False
+            await self._keep(transfer, part.path, part.frontier, started, allotment)
         except (UpstreamLied, UpstreamNotFound):
-            await part.discard()
+            left = False
+            await _discarded(part)
             raise
         except asyncio.CancelledError:
             if transfer.forbidden is not None:
-                await part.discard()
+                left = False
+                await _discarded(part)
             raise
         finally:
-            part.close()
+            if part is not None:
+                part.close()
+            if left and part is not None and part.frontier:
+                ground.capacity.kept_part(name, part.extents.total)
+            else:
+                ground.capacity.left_part(name)
+
+    async def _go_on(
+        self, transfer: Transfer, part: Part | None, allotment: Allotment, refusal: OSError | NotKept, limit: int
+    ) -> None:
+        """Pass by what is still to come. The part loses its name at once, and its blocks once nobody reads it."""
+        transfer.on_release = allotment.release
+        await _discarded(part)
+        await self._unkept.from_part(transfer, part, refusal, limit)
 
     async def _held(self, transfer: Transfer) -> OpenBlob | None:
         """What the store has, once the origin has shown that it holds it too. An unreadable blob is fetched again."""
@@ -177,19 +230,31 @@ class Downloads:
         except OSError as error:
             self._ground.events.publish(NotStored(place, digest, "disk", str(error)))
 
-    async def _keep(self, transfer: Transfer, part: Part, started: float) -> None:
+    async def _keep(self, transfer: Transfer, path: Path, size: int, started: float, allotment: Allotment) -> None:
         """Hand the verified part to the store. A disk that refuses is no fault of the readers: they have all bytes."""
-        place, size = transfer.origins[0].source.place, part.frontier
+        place = transfer.origins[0].source.place
         try:
-            await self._ground.blobs.adopt(part.path, transfer.digest, size)
+            await self._ground.blobs.adopt(path, transfer.digest, size)
+            allotment.release()  # the store's folder takes it from here: no await between the two
             self._stored_lately[transfer.digest] = None
+            if transfer.readers and (held := await self._ground.blobs.read(transfer.digest)) is not None:
+                transfer.on_release = held.close  # they read on: it is nothing to evict
             await self._ground.records.save_links([Link(place, transfer.digest, None, size)])
         except OSError as error:
-            self._ground.events.publish(NotStored(place, transfer.digest, "disk", str(error)))
-            await part.discard()
+            transfer.unkept = self._ground.capacity.refused(error)
+            self._ground.events.publish(NotStored(place, transfer.digest, transfer.unkept, str(error)))
+            with suppress(OSError):
+                await self._ground.threads.disk(discard, path)
             return
         self._ground.events.publish(BlobStored(place, transfer.digest, size, self._ground.monotonic() - started))
 
     def _not_stored(self, transfer: Transfer, error: CisternError) -> None:
         place = transfer.origins[0].source.place
         self._ground.events.publish(NotStored(place, transfer.digest, error.reason, str(error)))
+
+
+async def _discarded(part: Part | None) -> None:
+    """Delete a part; a disk that refuses even that is told elsewhere."""
+    if part is not None:
+        with suppress(OSError):
+            await part.discard()

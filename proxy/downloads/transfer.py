@@ -9,10 +9,13 @@ import asyncio
 import io
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.downloads.bell import Bell
 from proxy.downloads.extents import Extents
+from proxy.downloads.passing import PATIENCE_S, Pass
+from proxy.downloads.ring import Hasher, Piece
 from proxy.errors import CisternError, TransferFailed
 from proxy.oci import Digest
 from proxy.rules import Place, Source
@@ -45,6 +48,10 @@ class Transfer:
         self.work: asyncio.Task[None] | None = None  # the room's task that fills it
         self.forbidden: CisternError | None = None  # why it must end, if it must
         self.ended = False  # the room is done with it: adopted, or failed
+        self.unkept: str | None = None  # why it is not kept, if it is not
+        self.passing: Pass | None = None  # what its readers share where no file is filled
+        self.lone: Callable[[Reader, int], Pass] | None = None  # a pass for one that the shared one left behind
+        self.on_release: Callable[[], object] | None = None  # called once nobody can read its file any more
         self._file: io.FileIO | None = None
 
     @property
@@ -58,6 +65,11 @@ class Transfer:
     @property
     def frontier(self) -> int:
         return self.extents.frontier
+
+    @property
+    def is_past(self) -> bool:
+        """Whether who comes now would find its beginning gone."""
+        return self.passing is not None and not self.passing.ring.is_whole
 
     def releasable(self, offset: int) -> int:
         """Where the bytes that may leave now end, from `offset` on; `offset` itself if none may."""
@@ -107,9 +119,10 @@ class Transfer:
                 reader.error = error
         self.bell.ring()
 
-    def verify(self) -> None:
-        """The digest is confirmed: every byte may leave."""
-        self.verified, self.opened, self.size = True, True, self.frontier
+    def verify(self, size: int | None = None) -> None:
+        """The digest is confirmed: every byte may leave. `size` is given where no file holds all of them."""
+        self.verified, self.opened = True, True
+        self.size = self.frontier if size is None else size
         self.bell.ring()
 
     def end(self, error: CisternError | None) -> None:
@@ -129,9 +142,14 @@ class Transfer:
 
     def release(self) -> None:
         # Not before the end: until the blob is adopted a new reader may still join, and needs the file.
-        if self._file is not None and self.ended and not self.readers:
+        if not self.ended or self.readers:
+            return
+        if self._file is not None:
             self._file.close()
             self._file = None
+        if self.on_release is not None:
+            self.on_release()
+            self.on_release = None
 
     def share(self) -> io.FileIO:
         """A file of its own for one reader: it outlives renaming and deletion, and is the reader's to close."""
@@ -150,6 +168,11 @@ class Reader:
         self.told_size = False  # headers may have left with `size`
         self.size: int | None = None
         self.taken = False  # bytes may have left: a restart from zero would splice
+        self.own: Pass | None = None  # where the shared pass has left it behind
+        self.at = 0  # where it stands in a pass
+        self.patience_s = PATIENCE_S
+        self.trail: tuple[int, Hasher] | None = None  # up to where it took of a pass, and the hash there
+        self._piece: Piece | None = None
         self._file: io.FileIO | None = None
         transfer.readers.add(self)
         transfer.calm.ring()
@@ -176,24 +199,61 @@ class Reader:
             if (error := self.error or self.transfer.error) is not None:
                 raise error
             await self.transfer.bell.wait()
-        return self.transfer.frontier
+        return self.transfer.size or 0
 
     async def ready(self, offset: int) -> int:
         """Wait until bytes at `offset` may leave; returns where they end for now, or `offset` itself at the blob's end.
 
         Raises TransferFailed when they never will: the client's connection must then be dropped.
         """
-        transfer = self.transfer
+        transfer, self._piece = self.transfer, None
         while True:
-            if (error := self.error or transfer.error) is not None:
+            passing = self.own or transfer.passing
+            error = self.error or (transfer.error if self.own is None else self.own.error)
+            if error is not None:
                 raise TransferFailed(transfer.upstream, f"the transfer ended early: {error}") from error
             end = transfer.releasable(offset)
+            if end <= offset and passing is not None:
+                passing, end = self._stand(passing, offset)
             if end > offset:
                 self.taken = True
                 return end
-            if transfer.verified:
+            if transfer.verified if passing is None else passing.is_over(offset):
                 return offset
-            await transfer.bell.wait()
+            await (transfer if passing is None else passing).bell.wait()
+
+    def _stand(self, passing: Pass, offset: int) -> tuple[Pass, int]:
+        """Stand at `offset` in a pass, or in one of its own if that has gone by; the pass, and where bytes end now."""
+        if offset < passing.ring.start and self.transfer.lone is not None:
+            self._leave()
+            passing = self.own = self.transfer.lone(self, offset)
+        self.at = offset
+        passing.takers.add(self)
+        passing.moved.ring()
+        if not passing.ring.start <= offset < passing.releasable:
+            return passing, offset
+        self._piece = passing.ring.piece(offset)
+        return passing, min(self._piece.stop, passing.releasable)
+
+    def memory(self, offset: int, end: int) -> memoryview | None:
+        """The bytes that `ready` just found, where no file holds them: perhaps fewer than up to `end`."""
+        piece = self._piece
+        if piece is None:
+            return None
+        self.trail = (piece.stop, piece.after)
+        return memoryview(piece.data)[offset - piece.start : end - piece.start]
+
+    def _leave(self) -> None:
+        """Take nothing more of the pass; one that nobody takes of is at its end."""
+        shared = self.transfer.passing
+        for passing in (self.own, shared):
+            if passing is not None:
+                passing.takers.discard(self)
+                passing.moved.ring()
+        if self.own is not None:
+            self.own.stop()
+        elif shared is not None and not any(reader.own is None for reader in self.transfer.readers - {self}):
+            shared.stop()
 
     def failed(self, error: OSError) -> None:
         """Reading met `error`: this reader is dropped; the transfer writes, and hears of its own disk errors."""
@@ -206,6 +266,7 @@ class Reader:
         return self._file
 
     def close(self) -> None:
+        self._leave()
         self.transfer.readers.discard(self)
         if self._file is not None:
             self._file.close()

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from proxy.exchange import Exchange
 from proxy.oci import OCTETS, Digest, Span
+from proxy.outcome import unkept
 from proxy.pulled import BlobAnswer
 from proxy.server import respond
 from proxy.server.ranges import Plan, content_range, is_ranged, plan
@@ -27,6 +28,7 @@ async def send_blob(
     if exchange.method == "HEAD":
         return respond.described(exchange, answer.size or 0, headers | respond.common_headers(member, exchange))
     size, body = await _open(request, answer)
+    _tell_unkept(answer, exchange)
     headers |= respond.common_headers(member, exchange)
     if size is None:  # nobody told it: chunked
         response = web.StreamResponse(headers=headers)
@@ -38,7 +40,15 @@ async def send_blob(
         chosen = plan(asked, if_range, headers["ETag"], size)
         response = await _send_plan(request, body, chosen, size, headers, threads, exchange)
     await response.write_eof()
+    _tell_unkept(answer, exchange)  # a disk may have refused since: the log tells it
     return response
+
+
+def _tell_unkept(answer: BlobAnswer, exchange: Exchange) -> None:
+    """Why the body is not kept, as far as that is known by now."""
+    if answer.reader is not None:
+        why = answer.reader.transfer.unkept
+        exchange.outcome = answer.outcome if why is None else unkept(why)
 
 
 async def _open(request: web.BaseRequest, answer: BlobAnswer) -> tuple[int | None, Body]:

@@ -32,6 +32,9 @@ class Body(Protocol):
 
     async def ready(self, offset: int) -> int: ...
 
+    def memory(self, offset: int, end: int) -> memoryview | None:
+        """What `ready` just found, where memory holds it and no file: at least a byte, perhaps not up to `end`."""
+
     def failed(self, error: OSError) -> None:
         """Reading `file` met this error."""
 
@@ -56,6 +59,10 @@ class Wire:
             end = min(await _ready(body, offset), span.stop, offset + BLOCK)
             if end <= offset:
                 raise BodyDropped(f"the body ended at byte {offset} of {span.stop}")
+            if (data := body.memory(offset, end)) is not None:
+                await self._write(data)
+                offset += len(data)
+                continue
             try:
                 sent = await self._block(body.file, offset, end - offset)
             except OSError as error:
@@ -71,8 +78,23 @@ class Wire:
         """Send a body whose size nobody told (chunked), to its end. Raises as `send` does."""
         offset = 0
         while (end := min(await _ready(body, offset), offset + BLOCK)) > offset:
+            if (data := body.memory(offset, end)) is not None:
+                await self._write(data)
+                offset += len(data)
+                continue
             self.exchange.sent += await self._copy(body.file, offset, end - offset)
             offset = end
+
+    async def _write(self, data: memoryview) -> None:
+        transport = self.request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client left")
+        try:
+            async with asyncio.timeout(BLOCK_TIMEOUT_S):
+                await self.response.write(data)
+        except TimeoutError:
+            raise BodyDropped(f"the client took less than {len(data)} bytes in {BLOCK_TIMEOUT_S:.0f} s") from None
+        self.exchange.sent += len(data)
 
     async def _block(self, file: io.FileIO, offset: int, length: int) -> int:
         transport = self.request.transport

@@ -77,6 +77,10 @@ class OpenBlob:
         """Whether all of it may leave; waits for the check of a suspect one."""
         return self.verdict is None or await asyncio.shield(self.verdict) is Verdict.WHOLE
 
+    def memory(self, offset: int, end: int) -> memoryview | None:
+        """Nothing of it is in memory."""
+        return None
+
     def failed(self, error: OSError) -> None:
         """Tell the store that reading this file met `error`."""
         if self._on_fault is not None:

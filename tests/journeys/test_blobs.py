@@ -273,6 +273,7 @@ async def test_a_full_disk_at_commit_fails_no_client(cache_dir: Path, registry: 
         await proxy.quiet()
         assert [event.reason for event in proxy.heard if isinstance(event, NotStored)] == ["disk"]
         shard.unlink()
+        await proxy.rooms.capacity.trouble.try_now()
         assert (await proxy.pull(wanted)).body == wanted.data
         await proxy.quiet()
         assert proxy.stored(wanted.digest) == wanted.data

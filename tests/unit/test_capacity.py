@@ -207,8 +207,9 @@ async def test_a_caller_who_left_leaves_no_wrong_book(cache_dir: Path) -> None:
         putting.cancel()
         await asyncio.wait([putting])
         assert not room.capacity.ledger.folder(folder_of(digest)).counted
-        await room.disk.blobs.put(b"late" * 5000, digest)  # waits for the first one's thread no more than others do
-        await room.capacity.count()
+    async with bench(cache_dir) as room:
+        assert await room.disk.blobs.stat(digest) == 20_000
+        await room.capacity.look()
         assert room.capacity.ledger.taken == blocks_under(cache_dir)
 
 
