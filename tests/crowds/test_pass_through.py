@@ -116,7 +116,7 @@ async def test_a_client_that_falls_behind_goes_on_by_itself(proxy: Proxy, regist
     first.open()
     async with asyncio.timeout(30):
         assert await fast.rest() == wanted.data
-        slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        slow.writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
         assert await slow.rest() == wanted.data
     ranges = [request.headers.get("Range") for request in registry.recorded(wanted.digest)]
     assert len(ranges) >= 2
