@@ -6,6 +6,7 @@ only if its manifest is here. Invariant: a record's digest is what a body hashed
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,9 +25,9 @@ from proxy.flights import Flights
 from proxy.freshness import Freshness, TagRecord, judge
 from proxy.grace import Grace
 from proxy.ground import Ground
-from proxy.manifests import Manifests
+from proxy.manifests import Held, Manifests
 from proxy.missing import Missing
-from proxy.oci import Descriptor
+from proxy.oci import Descriptor, Digest
 from proxy.outcome import HIT, MISS, Outcome, Result
 from proxy.remembered import Remembered
 from proxy.rules import Place, Route, Source
@@ -159,7 +160,7 @@ class Tags:
         if head.digest == before:
             renewed = record.renewed(self._clock(), head.origin)
             return renewed, await self._saved(route.place, tag, renewed, _checked_outcome(304))
-        fetched = await self._manifests.fetch(route.source, tag if head.digest is None else head.digest)
+        fetched = await self._fetch(route.source, tag, head.digest)
         moved = fetched.descriptor.digest != before
         now = self._clock()
         found = TagRecord(
@@ -171,6 +172,13 @@ class Tags:
         if moved:
             self._events.publish(TagMoved(route.place, tag, before, fetched.descriptor.digest))
         return found, await self._saved(route.place, tag, found, _checked_outcome(200 if moved else 304))
+
+    async def _fetch(self, source: Source, tag: str, named: Digest | None) -> Held:
+        """The manifest that a HEAD named. Where it is gone already the tag has moved on, and is asked itself."""
+        if named is not None:
+            with suppress(NotHere):
+                return await self._manifests.fetch(source, named)
+        return await self._manifests.fetch(source, tag)
 
     async def _saved(self, place: Place, tag: str, record: TagRecord, outcome: Outcome) -> Outcome:
         """Save a record; a disk that refuses is told, and fails nobody."""

@@ -291,3 +291,28 @@ async def test_tag_records_survive_a_restart(cache_dir: Path, registry: Registry
         assert before is not None
         assert (before.first_seen, before.origin) == (clock() - 5, registry.url)
         assert (await proxy.ask(TAG)).body == image.manifest.data
+
+
+@pytest.mark.parametrize("then", ["moved on", "gone"])
+async def test_a_tag_whose_new_manifest_is_gone_before_it_is_fetched(
+    cache_dir: Path, registry: Registry, clock: Clock, then: str
+) -> None:
+    """The HEAD names a manifest that is deleted before the GET: the tag itself is asked then (U27). It is not gone
+    because a manifest is; where it really is, `on_not_found` decides.
+    """
+    first, second, third = (manifest(blob(number)) for number in (100, 101, 102))
+    registry.add(APP, "1", first)
+    async with proxied(cache_dir, registry, clock, "tags: {on_not_found: deny}\nhydrate: {image: none}\n") as proxy:
+        assert (await proxy.ask(f"{APP}/manifests/1")).body == first.manifest.data
+        clock.advance(61)
+        registry.script("1", script.set_header("Docker-Content-Digest", str(second.digest)), times=1, methods=("HEAD",))
+        if then == "moved on":
+            registry.add(APP, "1", third)
+        else:
+            registry.script("1", script.error(404, "MANIFEST_UNKNOWN"))
+        asked = await proxy.start(f"{APP}/manifests/1")
+        body = await asked.rest()
+        assert asked.status == (200 if then == "moved on" else 404)
+        if then == "moved on":
+            assert body == third.manifest.data
+            assert (await proxy.ask(f"{APP}/manifests/1")).headers["Docker-Content-Digest"] == str(third.digest)
