@@ -44,10 +44,14 @@ class Here:
 
 
 @asynccontextmanager
-async def here(cache: Path, stage: Stage, clock: Clock, keys: str = "") -> AsyncIterator[Here]:
-    """A server before `stage`; `keys` are tag keys of its own. Chance is none: jitter waits for nothing."""
+async def here(
+    cache: Path, stage: Stage, clock: Clock, keys: str = "", *, monotonic: Clock | None = None
+) -> AsyncIterator[Here]:
+    """A server before `stage`; `keys` are tag keys of its own. Chance is none: jitter waits for nothing. Without
+    `monotonic` both kinds of time are the clock's.
+    """
     tags = keys.removeprefix("tags: {").removesuffix("}") if keys.startswith("tags:") else ""
     extra = f"hydrate: {{image: none}}\ntags: {{{', '.join(filter(None, (TAGS, tags)))}}}\n"
-    world = World(clock=clock, monotonic=clock, rng=lambda: 0.0, environ={})
+    world = World(clock=clock, monotonic=monotonic or clock, rng=lambda: 0.0, environ={})
     async with serving(config_text(cache, stage.url, extra, timeouts=TIMEOUTS), cache, world=world) as server:
         yield Here(server, clock)

@@ -26,6 +26,7 @@ STALE: Final = frozenset({"stale"})
 AWAY: Final = frozenset({"502", "503+", "504", "503", "504+", "502+"})
 THROTTLED: Final = frozenset({"503+"})  # as a mirror; a rule's own path would be told 429
 DENIED: Final = frozenset({"403", "404"})
+PAST: Final = "Mon, 01 Jan 2001 00:00:00 GMT"
 RESUMED: Final = "cistern_downloads_resumed_total"
 WRONG: Final = "cistern_integrity_failures_total"
 UNKEPT: Final = "cistern_not_stored_total"
@@ -56,6 +57,7 @@ class Row:
     keys: str = ""
     waves: int = 1  # crowds, one after the other
     is_slow: bool = False  # ends only when somebody's patience does
+    is_long: bool = False  # what is remembered of it outlasts any patience: only for a clock that is turned by hand
 
     @property
     def name(self) -> str:
@@ -189,6 +191,11 @@ def realm_shape(**shape: object) -> Callable[[Stage], None]:
     return prepare
 
 
+def expired_token(answer: Answer) -> Answer:
+    """A token whose time was over before it was given."""
+    return reply(200, json.dumps(json.loads(answer.body) | {"expires_in": -300}).encode())
+
+
 def past_iat(answer: Answer) -> Answer:
     """A token that was issued, it says, long ago."""
     body = json.loads(answer.body) | {"issued_at": "2001-01-01T00:00:00Z", "expires_in": 300}
@@ -244,6 +251,15 @@ AWAY_ROWS: Final = (
     *(Row(id="F14", fault=f"429 {word}, cold blob", play=parts.layer, spoil=all_answers(script.throttle(after)),
           client=THROTTLED, asked=1, waves=3, copies=0.0, kept=False, signal="cistern_upstream_requests_total")
       for word, after in (("with Retry-After", "30"), ("without Retry-After", None))),
+    *(Row(id="F14", fault=f"429, Retry-After {word}", play=parts.layer, spoil=all_answers(script.throttle(after)),
+          client=THROTTLED, asked=1, waves=3, copies=0.0, kept=False, is_long=True)
+      for word, after in (
+        ("in ten years", "315360000"), ("as text", "soon"), ("negative", "-5"), ("of a past date", PAST),
+        ("of a far date", "Fri, 31 Dec 2100 23:59:59 GMT"), ("twice", "3, 9"))),
+    *(Row(id="F14", fault=f"ratelimit-remaining {word}", play=parts.tag, client=EXACT, asked=1, target=TAG,
+          spoil=all_answers(script.set_header("RateLimit-Remaining", value)))
+      for word, value in (
+        ("0", "0;w=21600"), ("below 0", "-7;w=1"), ("of 40 digits", "9" * 40), ("as text", "plenty"))),
     Row(id="F14", fault="429, held tag", play=parts.tag, spoil=all_answers(script.throttle("30")), held=True,
         client=STALE, asked=1, target=TAG, signal=STALE_TOLD),
     Row(id="F14", fault="429, held blob", play=parts.layer, spoil=all_answers(script.throttle("30")), held=True,
@@ -280,13 +296,18 @@ ACCESS_ROWS: Final = (
         ("answers 503", realm_answers(script.error(503))),
         ("answers HTML", realm_answers(script.html())),
         ("answers 10 MiB", realm_answers(script.become(reply(200, b'{"token": "' + b"x" * 10 * MIB + b'"}')))),
+        ("redirects", realm_answers(script.redirect("/elsewhere"))),
         ("silent", realm_silent))),
+    Row(id="F19", fault="token realm answers 401 to anybody, cold blob", play=parts.layer, asked=0, copies=0.0,
+        prepare=Stage.wants_tokens, spoil=realm_answers(script.error(401, "UNAUTHORIZED")), client=DENIED, kept=False),
     *(Row(id="F19", fault=f"token realm {word}, held tag", play=parts.tag, prepare=Stage.wants_tokens, spoil=spoil,
           held=True, client=STALE, asked=1, target=TAG, signal=STALE_TOLD) for word, spoil in (
         ("answers 503", realm_answers(script.error(503))),
         ("answers HTML", realm_answers(script.html())))),
     Row(id="F19", fault="token without expires_in", play=parts.layer, prepare=realm_shape(expires_in=None),
         spoil=lambda _stage: None, client=EXACT, asked=1, kept=True),
+    Row(id="F19", fault="token that has expired already", play=parts.layer, prepare=Stage.wants_tokens,
+        spoil=realm_answers(expired_token), client=EXACT, asked=1, kept=True),
     Row(id="F19", fault="token issued in 2001", play=parts.layer, prepare=Stage.wants_tokens,
         spoil=realm_answers(past_iat), client=EXACT, asked=1, kept=True),
     Row(id="F20", fault="403 for a held tag", play=parts.tag, spoil=tag_answers(script.error(403, "DENIED")), held=True,
