@@ -4,12 +4,16 @@ nothing and repeats no secret.
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from proxy.config.models import Config
 from proxy.config.names import upstream_names
 from proxy.config.secrets import SecretUnavailable
+
+FOR_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 
 
 def disk_bytes(directory: Path) -> int | None:
@@ -28,7 +32,7 @@ def warnings(
 ) -> list[str]:
     """One line for each caution, naming its key."""
     found = [*_disk(config, disk_bytes), *_exposure(config), *_files(config), *_secrets(config, environ)]
-    return [*found, *_idle(config)]
+    return [*found, *_open_to_others(config), *_idle(config)]
 
 
 def _disk(config: Config, disk_bytes: Callable[[Path], int | None]) -> Iterator[str]:
@@ -80,6 +84,21 @@ def _secrets(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
             credentials.secret(environ)
         except SecretUnavailable as cause:
             yield f"credentials.{name}.password: {cause}"
+
+
+def _open_to_others(config: Config) -> Iterator[str]:
+    """Secrets in files that more than their owner may read."""
+    named = [(f"credentials.{name}.password.file", item.password.file) for name, item in config.credentials.items()]
+    if config.registry.tls is not None:
+        named.append(("registry.tls.key", config.registry.tls.key))
+    for key, path in named:
+        try:
+            mode = None if path is None else stat.S_IMODE(os.stat(path).st_mode)
+        except OSError:
+            continue  # told above: it is not there
+        if mode is not None and mode & FOR_OTHERS:
+            who = "everybody" if mode & stat.S_IROTH else "its group"
+            yield f"{key}: {path} may be read by {who} (mode {mode:04o}): chmod 600"
 
 
 def _idle(config: Config) -> Iterator[str]:

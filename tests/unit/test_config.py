@@ -700,6 +700,27 @@ rules: [{{name: r, repository: hub/*, upstream: docker.io/*}}]
     assert "rule r" in found[1]
 
 
+@pytest.mark.parametrize(
+    ("mode", "who"), [(0o600, None), (0o400, None), (0o640, "its group"), (0o604, "everybody"), (0o644, "everybody")]
+)
+@pytest.mark.parametrize("key", ["credentials.hub.password.file", "registry.tls.key"])
+def test_a_secret_that_others_may_read_gets_a_warning(tmp_path: Path, key: str, mode: int, who: str | None) -> None:
+    """Named with its key and mode, links followed; the secret itself is never told."""
+    file, link = tmp_path / "secret", tmp_path / "link"
+    file.write_text(CANARY)
+    file.chmod(mode)
+    link.symlink_to(file)
+    sections = {
+        "credentials.hub.password.file": f"""
+upstreams: {{docker.io: {{credentials: hub}}}}
+credentials: {{hub: {{username: u, password: {{file: {link}}}}}}}""",
+        "registry.tls.key": f"registry: {{tls: {{certificate: {file}, key: {link}}}}}",
+    }
+    found = warnings(parse(sections[key]), {}, lambda _: None)
+    wanted = [] if who is None else [f"{key}: {link} may be read by {who} (mode {mode:04o}): chmod 600"]
+    assert found == wanted
+
+
 def test_a_plain_config_gets_no_warning(tmp_path: Path) -> None:
     """The built-in config, and private content for loopback only, need no word."""
     assert warnings(load(None, {}), {}) == []
