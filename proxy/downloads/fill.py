@@ -17,6 +17,7 @@ from proxy.downloads.turns import Turns
 from proxy.errors import (
     BlobUnknown,
     CisternError,
+    Failure,
     UpstreamDenied,
     UpstreamLied,
     UpstreamNotFound,
@@ -33,6 +34,7 @@ from proxy.upstream.base import BlobBody, Priority
 FRUITLESS_MAX: Final = 3
 DRIP: Final = 64 << 10  # bytes: an answer that fell silent with less gained nothing, else a drip would be free for ever
 PAUSE_MAX_S: Final = 10.0  # an upstream that wants to be left alone for longer ends the transfer: clients hang on it
+PROBE_MAX_S: Final = 45.0  # but where the breaker has opened, the first probe is due in 30 to 36 s by default
 OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
 
 
@@ -48,6 +50,14 @@ def told(transfer: Transfer, error: CisternError) -> CisternError:
     missing = BlobUnknown(f"{source.upstream} has no blob {transfer.digest} in {source.repository}")
     missing.__cause__ = error
     return missing
+
+
+def _patience_s(error: CisternError) -> float:
+    """How long an upstream may want to be left alone while readers hang on a body that has begun: it cannot be had
+    elsewhere any more.
+    """
+    is_left_alone = isinstance(error, UpstreamUnavailable) and error.failure is Failure.LEFT_ALONE
+    return PROBE_MAX_S if is_left_alone else PAUSE_MAX_S
 
 
 class Fill:
@@ -145,7 +155,7 @@ class Fill:
                     raise  # nothing was promised yet: the client gets the true status
                 least = DRIP if isinstance(error, UpstreamTimeout) else 0
                 fruitless = 0 if self.part.frontier - before > least else fruitless + 1
-                if fruitless >= FRUITLESS_MAX or (error.retry_after_s or 0.0) > PAUSE_MAX_S:
+                if fruitless >= FRUITLESS_MAX or (error.retry_after_s or 0.0) > _patience_s(error):
                     raise
                 if fruitless:
                     # Full jitter: many transfers cut by one fault must not come back in step.
@@ -216,6 +226,7 @@ class Fill:
                     continue
                 if appender.reached + len(fresh) > limit:
                     raise UpstreamLied(self._transfer.upstream, f"the body is longer than {limit} bytes")
+                self._transfer.givers.add(self._transfer.upstream)
                 await appender.feed(fresh)
                 if can_go_on and appender.reached < limit and self._turns.must_yield(self._transfer):
                     raise GaveWay

@@ -30,6 +30,7 @@ from proxy.rules import Place
 from proxy.store.base import Link, OpenBlob
 
 log = logger("downloads")
+LEFT_MAX: Final = 4096
 STORED_LATELY: Final = 4096  # far more than can be stored between a request's look in the store and its entry here
 
 
@@ -43,6 +44,7 @@ class Downloads:
         # Two misses that do not overlap would otherwise fetch twice (groupcache explains it in `load`). Who asks has
         # just looked in the store: only what was stored since has to be looked for again, which spares a disk job.
         self._stored_lately: LRUCache[Digest, None] = LRUCache(STORED_LATELY)
+        self._left: LRUCache[Digest, frozenset[str]] = LRUCache(LEFT_MAX)  # who gave what failed transfers left behind
         self._calm = Bell()
         self._turns = Turns(self._running, self._calm, ground.monotonic)
         self._unkept = Unkept(ground)
@@ -154,6 +156,7 @@ class Downloads:
                 part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks)
                 part.allotment = allotment
                 fill = Fill(ground, part, transfer, self._turns, limit)
+                await self._doubt(part, transfer)
                 await fill.start()
                 transfer.passing = None
                 await fill.run()
@@ -177,6 +180,7 @@ class Downloads:
             if part is not None:
                 part.close()
             if left and part is not None and part.frontier:
+                self._left[transfer.digest] = frozenset(transfer.givers)
                 ground.capacity.kept_part(name, part.extents.total)
             else:
                 ground.capacity.left_part(name)
@@ -188,6 +192,18 @@ class Downloads:
         transfer.on_release = allotment.release
         await _discarded(part)
         await self._unkept.from_part(transfer, part, refusal, limit)
+
+    async def _doubt(self, part: Part, transfer: Transfer) -> None:
+        """Begin anew where a failed transfer left bytes of another upstream: were they wrong, the readers of an honest
+        one would be dropped for it.
+        """
+        givers = self._left.pop(transfer.digest, None)
+        if not part.frontier or givers is None:
+            return
+        if givers <= {transfer.upstream}:
+            transfer.givers |= givers
+        else:
+            await part.rewind(0)
 
     async def _held(self, transfer: Transfer) -> OpenBlob | None:
         """What the store has, once the origin has shown that it holds it too. An unreadable blob is fetched again."""

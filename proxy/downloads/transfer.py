@@ -39,6 +39,7 @@ class Transfer:
         self.slice_ends = 0.0  # until then it need not give way to clients (monotonic seconds)
         self.origins: deque[Origin] = deque([origin])
         self.readers: set[Reader] = set()
+        self.givers: set[str] = set()  # the upstreams whose bytes are in its part
         self.bell = Bell()
         self.opened = False  # the upstream answered, or the store had the blob: headers may leave
         self.size: int | None = None
