@@ -15,6 +15,7 @@ from tests.support.images import Blob, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy, proxied, running
 from tests.support.realm import Bearer, Realm
 from tests.support.registry import Registry
+from tests.support.wire import Fault
 
 MIB = 1 << 20
 APP = "team/app"
@@ -69,7 +70,7 @@ async def test_a_half_read_blob_goes_on_at_another_endpoint(
     second: Registry,
     clock: Clock,
     wanted: Blob,
-    fault: script.Fault,
+    fault: Fault,
     lossy: bool,
     readers: int,
 ) -> None:
