@@ -27,6 +27,7 @@ log = logger("hydrate")
 ATTEMPTS_MAX: Final = 8
 BACKOFF_S: Final = 5.0  # doubled per attempt, with full jitter, up to BACKOFF_MAX_S
 BACKOFF_MAX_S: Final = 600.0
+PAUSE_MAX_S: Final = BACKOFF_MAX_S + 3600.0 + 60.0  # with the longest Retry-After that is believed
 IDLE_S: Final = 30.0  # the queue is looked at this often without being told
 OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled, Overloaded)
 SEEN_MAX: Final = 10_000  # manifests and blobs heard of, in memory
@@ -150,7 +151,7 @@ class Hydrate:
             self._wake.clear()  # before looking: what comes meanwhile is looked at next
             for job in await self.queued():
                 key = (job.place, job.manifest)
-                if job.due_at <= self._clock() and key not in self._working:
+                if self._is_due(job) and key not in self._working:
                     await self._images.acquire()
                     if self._parked.is_set():
                         return
@@ -173,7 +174,7 @@ class Hydrate:
         while True:
             self._rested.clear()  # before looking: a job that rests meanwhile is looked at next
             jobs = await self.queued()
-            if not self._working and any(job.attempts for job in jobs):
+            if not self._working and any(job.error for job in jobs):
                 return jobs
             await self._rested.wait()
 
@@ -222,11 +223,18 @@ class Hydrate:
                 return Overloaded(f"the cache's disk refuses: {error.strerror or error}")
             return None
 
+    def _is_due(self, job: Job) -> bool:
+        """A job that is due later than any pause lasts was put off by a clock that has jumped since."""
+        left_s = job.due_at - self._clock()
+        return left_s <= 0 or left_s > PAUSE_MAX_S
+
     def _postponed(self, job: Job, error: CisternError) -> Job:
-        """Try again later after an outage; give up after a definite answer, or after ATTEMPTS_MAX."""
-        attempts = job.attempts + 1
+        """Try again later after an outage; give up after a definite answer, or after ATTEMPTS_MAX. A limit that is
+        reached is no attempt: the upstream said when to come back.
+        """
+        attempts = job.attempts + (not isinstance(error, UpstreamThrottled))
         log.warning("hydration failed", place=str(job.place), manifest=str(job.manifest), error=str(error))
         if not isinstance(error, OUTAGES) or attempts >= ATTEMPTS_MAX:
             return replace(job, state="failed", attempts=attempts, error=str(error))
-        pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2**attempts) * self._rng() + (error.retry_after_s or 0.0)
+        pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2**attempts) * self._rng() + min(error.retry_after_s or 0.0, 3600.0)
         return replace(job, attempts=attempts, error=str(error), due_at=self._clock() + pause_s)

@@ -16,6 +16,7 @@ from tests.support.images import Image, blob, index, manifest
 from tests.support.proxy import Proxy, proxied
 from tests.support.registry import Registry
 from tests.support.site import settled
+from tests.support.wire import Answer, Recorded
 
 APP = "team/app"
 
@@ -148,6 +149,56 @@ async def test_an_outage_postpones(cache_dir: Path, registry: Registry, clock: C
         assert clock() < job.due_at <= clock() + 20
         registry.heal()
         clock.advance(3600)
+        proxy.rooms.hydrate.wake()
+        (ended,) = await hydrated(proxy)
+        assert ended.result == "done"
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0 * 3, -1_800_000_000.0], ids=["hours back", "to 1970"])
+async def test_a_clock_that_goes_back_postpones_nothing_for_ever(
+    cache_dir: Path, registry: Registry, clock: Clock, image: Image, jump_s: float
+) -> None:
+    """A job that was put off by a clock far ahead is due now, not in decades."""
+    async with proxied(cache_dir, registry, clock) as proxy:
+        registry.script(image.blobs[-1].digest, script.error(503))
+        await proxy.ask(f"{APP}/manifests/1")
+        await proxy.pull(image.blobs[0])
+        await proxy.rooms.hydrate.postponed()
+        registry.heal()
+        clock.advance(60)
+        clock.advance(jump_s)
+        proxy.rooms.hydrate.wake()
+        (ended,) = await hydrated(proxy)
+        assert ended.result == "done"
+
+
+async def test_hydration_leaves_clients_the_last_of_the_quota(
+    cache_dir: Path, registry: Registry, clock: Clock, image: Image
+) -> None:
+    """A fifth of the pulls is left: what nobody waits for waits, as long as it takes, and no wait is an attempt; clients
+    go on; with the quota back the image is made whole.
+    """
+    left = {"value": "20;w=21600"}
+
+    def told(_request: Recorded, answer: Answer) -> Answer:
+        limited = answer.with_header("RateLimit-Limit", "100;w=21600")
+        return limited.with_header("RateLimit-Remaining", left["value"])
+
+    registry.quirk = told
+    async with proxied(cache_dir, registry, clock) as proxy:
+        await proxy.ask(f"{APP}/manifests/1")
+        await proxy.pull(image.blobs[0])
+        for _ in range(12):
+            (job,) = await proxy.rooms.hydrate.postponed()
+            assert (job.attempts, "left to clients" in (job.error or "")) == (0, True)
+            clock.advance(700)
+            proxy.rooms.hydrate.wake()
+        asked = {blob.digest for blob in image.blobs if registry.requests_for(blob.digest)}
+        assert asked == {image.blobs[0].digest}
+        assert (await proxy.pull(image.blobs[1])).status == 200
+        left["value"] = "90;w=21600"
+        assert (await proxy.ask(f"{APP}/manifests/1")).status == 200
+        clock.advance(700)
         proxy.rooms.hydrate.wake()
         (ended,) = await hydrated(proxy)
         assert ended.result == "done"
