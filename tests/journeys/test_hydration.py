@@ -175,7 +175,7 @@ async def test_a_clock_that_goes_back_postpones_nothing_for_ever(
 async def test_hydration_leaves_clients_the_last_of_the_quota(
     cache_dir: Path, registry: Registry, clock: Clock, image: Image
 ) -> None:
-    """A fifth of the pulls is left: what nobody waits for waits, as long as it takes, and no wait is an attempt; clients
+    """A fifth of the pulls is left: what nobody waits for waits, however long, and no wait is an attempt; clients
     go on; with the quota back the image is made whole.
     """
     left = {"value": "20;w=21600"}
