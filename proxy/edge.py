@@ -121,7 +121,7 @@ def explain_of(rooms: Rooms, *, ask_within_s: float = ASK_WITHIN_S) -> Explain:
         rooms.ground,
         rooms.holdings,
         rooms.current,
-        lambda upstream: [endpoint.standing.state() for endpoint in rooms.upstreams.endpoints(upstream)],
+        rooms.upstreams.states,
         rooms.grace,
         not_kept=rooms.capacity.why_nothing,
         ask_within_s=ask_within_s,

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from proxy.upstream.state import EndpointState
+
 JUDGEMENTS_DOWN: Final = 3
 DOWN_AFTER_S: Final = 15.0
 JUDGEMENTS_UP: Final = 2
@@ -149,20 +151,38 @@ class Heard:
             self.latency_s = seconds if self.latency_s is None else 0.8 * self.latency_s + 0.2 * seconds
 
 
-def endpoint(heard: Heard, breaker: str, now: float) -> Part:
-    """One endpoint of an upstream; `breaker` is closed, open or half-open."""
-    facts: dict[str, Any] = {"breaker": breaker}
-    if heard.last_fault is not None and heard.faulted_at is not None:
-        facts |= {"last_error": heard.last_fault, "last_error_seconds_ago": round(now - heard.faulted_at, 1)}
-    if heard.latency_s is not None:
-        facts["latency_seconds"] = round(heard.latency_s, 4)
-    if heard.quota_remaining is not None:
-        facts["quota_remaining"] = heard.quota_remaining
-    if breaker != "closed":
+def endpoint(heard: Heard, state: EndpointState, now: float) -> Part:
+    """One endpoint of an upstream: what was heard of it, and how it stands with us."""
+    facts = _facts(heard, state, now)
+    if state.circuit != "closed":
         return Part(State.DEGRADED, "it failed too often, and is left alone for a while", facts)
+    if state.throttled:
+        names = ", ".join(facts["throttled_seconds"])
+        return Part(State.DEGRADED, f"it asks to be left alone for a while: {names}", facts)
     if heard.faults_in_a_row >= FAULTS_IN_A_ROW and is_recent(heard.faulted_at, now):
         return Part(State.DEGRADED, f"its last {heard.faults_in_a_row} answers were faults", facts)
     return Part(State.OK, None, facts)
+
+
+def _facts(heard: Heard, state: EndpointState, now: float) -> dict[str, Any]:
+    fault = state.last_fault
+    facts: dict[str, Any] = {"breaker": state.circuit}
+    if state.next_probe_s is not None:
+        facts["next_try_seconds"] = round(state.next_probe_s, 1)
+    if fault is not None:
+        facts |= {"last_error": fault.failure.value, "last_error_seconds_ago": round(fault.ago_s, 1)}
+    elif heard.last_fault is not None and heard.faulted_at is not None:
+        facts |= {"last_error": heard.last_fault, "last_error_seconds_ago": round(now - heard.faulted_at, 1)}
+    if heard.latency_s is not None:
+        facts["latency_seconds"] = round(heard.latency_s, 4)
+    heard_last = [] if heard.quota_remaining is None else [heard.quota_remaining]
+    if told := [quota.remaining for quota in state.quotas] or heard_last:
+        facts["quota_remaining"] = min(told)
+    if state.throttled:
+        facts["throttled_seconds"] = {
+            gate.credentials or "anonymous": round(gate.left_s, 1) for gate in state.throttled
+        }
+    return facts
 
 
 def is_recent(at: float | None, now: float) -> bool:

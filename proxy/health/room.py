@@ -6,7 +6,7 @@ heard of for long, it takes no member down. Liveness asks nothing at all.
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from proxy.flights import Flights
@@ -16,6 +16,7 @@ from proxy.health.judge import Hysteresis, Looked, Part, State
 from proxy.log import logger, public_url
 from proxy.rules import Rules, RuleView
 from proxy.tasks import Tasks
+from proxy.upstream.state import EndpointState
 
 log = logger("health")
 JUDGE_EVERY_S: Final = 5.0
@@ -31,22 +32,10 @@ class Phase(enum.Enum):
     DRAINING = "draining"
 
 
-class Circuit(Protocol):
-    @property
-    def state(self) -> str: ...
-
-
-class AnEndpoint(Protocol):
-    @property
-    def origin(self) -> str: ...
-    @property
-    def breaker(self) -> Circuit: ...
-
-
 class Upstreams(Protocol):
     """What health reads of the upstream clients."""
 
-    def endpoints(self, upstream: str) -> Sequence[AnEndpoint]: ...
+    def states(self, upstream: str) -> Sequence[EndpointState]: ...
 
     async def ping(self, upstream: str) -> Answers: ...
 
@@ -162,9 +151,10 @@ class Health:
 
     def rule_report(self, name: str) -> dict[str, Any] | None:
         """One rule, as JSON values; None if there is none of that name. `rule` says which HTTP status goes with it."""
-        if self._view(name) is None:
+        view = self._view(name)
+        if view is None:
             return None
-        told = {"rule": name, **self._rule_parts()[name].as_json(), "phase": self.phase.value}
+        told = {"rule": name, **self._rule_parts([view])[name].as_json(), "phase": self.phase.value}
         return told if self._judge_trouble is None else {**told, "judge": self._judge_trouble}
 
     def rule_states(self) -> dict[str, State]:
@@ -227,9 +217,8 @@ class Health:
         return found
 
     def _endpoint_parts(self, upstream: str) -> Iterator[tuple[str, Part]]:
-        for endpoint in self._upstreams.endpoints(upstream):
-            heard = self._hearing.endpoint(upstream, endpoint.origin)
-            yield public_url(endpoint.origin), judge.endpoint(heard, endpoint.breaker.state, self._monotonic())
+        for state in self._upstreams.states(upstream):
+            yield state.url, judge.endpoint(self._hearing.endpoint(upstream, state.url), state, self._monotonic())
 
     def _credential_parts(self) -> dict[str, Part]:
         now, unavailable = self._monotonic(), self._looked.secrets
@@ -238,15 +227,13 @@ class Health:
             for name, heard in self._hearing.credentials.items()
         }
 
-    def _rule_parts(self) -> dict[str, Part]:
-        """Of every rule."""
+    def _rule_parts(self, views: Iterable[RuleView] | None = None) -> dict[str, Part]:
+        """Of these rules, by name; of every rule for None."""
         own, upstreams, credentials = self._own(), self._upstream_parts(), self._credential_parts()
-        found: dict[str, Part] = {}
-        for view in self._rules().listing():
-            foreign: dict[str, Part] = {}
-            if not view.deny:
-                foreign = foreign_parts(view, upstreams, credentials)
-            found[view.name] = judge.rule(own, foreign, is_up=self.ready())
+        is_up, found = self.ready(), dict[str, Part]()
+        for view in self._rules().listing() if views is None else views:
+            foreign = {} if view.deny else foreign_parts(view, upstreams, credentials)
+            found[view.name] = judge.rule(own, foreign, is_up=is_up)
         return found
 
 

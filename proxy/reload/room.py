@@ -92,7 +92,9 @@ class Reload:
             return False
         except Exception as error:  # ours, and no reason to stop serving
             log.exception("a reload failed", error=repr(error))
-            self._events.publish(ConfigRefused((f"an internal error, please report it: {error!r}",)))
+            self._events.publish(
+                ConfigRefused((f"an internal error, please report it: {type(error).__name__}; the log has its trace",))
+            )
             return False
         # No await from here on: a request sees all of the old configuration, or all of the new one.
         blocked = found.config.block - self._current.blocked

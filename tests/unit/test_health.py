@@ -3,12 +3,13 @@
 import asyncio
 import errno
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from proxy.config import CredentialConfig, parse
+from proxy.errors import Failure
 from proxy.events import BlobStored, Events, NotStored, StorageDegraded, StorageRecovered, TagStale
 from proxy.exchange import Exchange
 from proxy.health import Health, Hearing, Look, LoopLag, Phase, State, judge
@@ -22,6 +23,7 @@ from proxy.store.opened import open_disk
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from proxy.upstream.session import UpstreamCall
+from proxy.upstream.state import EndpointState, LastFault, QuotaLeft, Throttled
 from tests.support.clock import Clock
 from tests.support.leaks import Canaries
 
@@ -41,6 +43,18 @@ DIGEST = Digest.of(b"x")
 
 
 # Judgements
+
+
+GATES = (Throttled(None, "requests", 40.0),)
+
+
+def standing(url: str = URL, circuit: str = "closed", **facts: Any) -> EndpointState:
+    """An endpoint of which nothing is known but `facts`."""
+    nothing: dict[str, Any] = {
+        "open_for_s": None, "next_probe_s": None, "last_fault": None, "answered_ago_s": None, "throttled": (),
+        "quotas": (),
+    }  # fmt: skip
+    return EndpointState(url=url, circuit=circuit, **{**nothing, **facts})
 
 
 @pytest.mark.parametrize(
@@ -79,12 +93,13 @@ def test_a_member_is_down_after_three_bad_judgements_and_back_after_two_good(
         pytest.param(judge.index(Looked(records="disk I/O error")), State.FAILING, id="records"),
         pytest.param(judge.queue(Looked(queued=3, oldest_s=60)), State.OK, id="queue busy"),
         pytest.param(judge.queue(Looked(queued=3, oldest_s=4000)), State.DEGRADED, id="queue late"),
-        pytest.param(judge.endpoint(Heard(), "closed", 0), State.OK, id="endpoint unheard of"),
-        pytest.param(judge.endpoint(Heard(), "open", 0), State.DEGRADED, id="breaker open"),
-        pytest.param(judge.endpoint(Heard(), "half-open", 0), State.DEGRADED, id="breaker half open"),
-        pytest.param(judge.endpoint(Heard(2, "503", 0.0), "closed", 1), State.OK, id="two faults"),
-        pytest.param(judge.endpoint(Heard(3, "503", 0.0), "closed", 1), State.DEGRADED, id="three faults"),
-        pytest.param(judge.endpoint(Heard(3, "503", 0.0), "closed", 1000), State.OK, id="three faults long ago"),
+        pytest.param(judge.endpoint(Heard(), standing(), 0), State.OK, id="endpoint unheard of"),
+        pytest.param(judge.endpoint(Heard(), standing(circuit="open"), 0), State.DEGRADED, id="breaker open"),
+        pytest.param(judge.endpoint(Heard(), standing(circuit="half-open"), 0), State.DEGRADED, id="breaker half open"),
+        pytest.param(judge.endpoint(Heard(2, "503", 0.0), standing(), 1), State.OK, id="two faults"),
+        pytest.param(judge.endpoint(Heard(3, "503", 0.0), standing(), 1), State.DEGRADED, id="three faults"),
+        pytest.param(judge.endpoint(Heard(3, "503", 0.0), standing(), 1000), State.OK, id="three faults long ago"),
+        pytest.param(judge.endpoint(Heard(), standing(throttled=GATES), 0), State.DEGRADED, id="throttled"),
         pytest.param(judge.trouble(Heard(), 0, "x"), State.OK, id="no trouble"),
         pytest.param(judge.trouble(Heard(1, "wrong_digest", 0.0), 1, "x"), State.DEGRADED, id="a lie"),
         pytest.param(judge.trouble(Heard(), 0, "x", "not set"), State.DEGRADED, id="no secret"),
@@ -187,31 +202,18 @@ def test_a_clients_failed_request_tells_too(hearing: Hearing) -> None:
 # The room
 
 
-@dataclass
-class Circuit:
-    state: str = "closed"
-
-
-@dataclass
-class Fixed:
-    """One endpoint."""
-
-    origin: str
-    breaker: Circuit = field(default_factory=Circuit)
-
-
 class Upstreams:
     """Upstreams whose answers to a ping the test sets; it counts the pings."""
 
     def __init__(self) -> None:
-        self.fixed = {"one.test": [Fixed(URL), Fixed(OTHER_URL)], "two.test": [Fixed("https://two.test")]}
+        self.fixed = {"one.test": [standing(URL), standing(OTHER_URL)], "two.test": [standing("https://two.test")]}
         self.answers: dict[str, int | str] = {}
         self.pings = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
 
-    def endpoints(self, upstream: str) -> list[Fixed]:
+    def states(self, upstream: str) -> list[EndpointState]:
         return self.fixed[upstream]
 
     async def ping(self, upstream: str) -> dict[str, int | str]:
@@ -219,7 +221,7 @@ class Upstreams:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return {endpoint.origin: self.answers.get(endpoint.origin, 401) for endpoint in self.fixed[upstream]}
+        return {state.url: self.answers.get(state.url, 401) for state in self.fixed[upstream]}
 
 
 class Site:
@@ -306,8 +308,7 @@ async def test_a_disk_that_cannot_be_written_only_degrades(site: Site) -> None:
 
 async def test_upstream_trouble_never_takes_a_member_out(site: Site) -> None:
     """Breakers open everywhere: every rule of it is degraded, and every probe is still answered with yes."""
-    for endpoint in site.upstreams.fixed["one.test"]:
-        endpoint.breaker.state = "open"
+    site.upstreams.fixed["one.test"] = [standing(URL, circuit="open"), standing(OTHER_URL, circuit="open")]
     await site.judge(10)
     assert site.health.ready()
     assert site.health.rule("one.test") is True
@@ -324,7 +325,7 @@ async def test_upstream_trouble_never_takes_a_member_out(site: Site) -> None:
 
 async def test_a_pinned_rule_hangs_on_its_own_endpoint(site: Site) -> None:
     """One endpoint away: the rule bound to it is degraded, the rule that may take the other is not."""
-    site.upstreams.fixed["one.test"][0].breaker.state = "open"
+    site.upstreams.fixed["one.test"][0] = standing(URL, circuit="open")
     await site.judge()
     assert site.status("pinned") == "degraded"
     assert site.status("one.test") == "ok"
@@ -367,6 +368,29 @@ async def test_an_endpoint_tells_what_was_last_heard_of_it(site: Site) -> None:
         "last_error_seconds_ago": 3.0,
         "latency_seconds": 0.01,
         "quota_remaining": 42,
+    }
+
+
+async def test_an_endpoint_tells_how_it_stands(site: Site) -> None:
+    """The class of its last failure, when it is tried again, whom it throttles, and the pulls it says are left."""
+    site.upstreams.fixed["one.test"][0] = standing(
+        URL,
+        circuit="open",
+        next_probe_s=12.34,
+        last_fault=LastFault(Failure.TLS, "a certificate of last year", 3.21),
+        throttled=GATES,
+        quotas=(QuotaLeft("team", 7, 100, None, 1.0), QuotaLeft(None, 9, None, None, 2.0)),
+    )
+    told = site.health.report()["upstreams"]["one.test"]["endpoints"][URL]
+    assert told == {
+        "status": "degraded",
+        "why": "it failed too often, and is left alone for a while",
+        "breaker": "open",
+        "next_try_seconds": 12.3,
+        "last_error": "tls",
+        "last_error_seconds_ago": 3.2,
+        "quota_remaining": 7,
+        "throttled_seconds": {"anonymous": 40.0},
     }
 
 
