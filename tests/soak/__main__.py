@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Cistern under everything at once.")
     parser.add_argument("--seconds", type=float, default=3600.0, help="how long (default: an hour)")
     parser.add_argument("--seed", type=int, default=None, help="replays the decisions of an earlier run")
+    parser.add_argument("--max-size", type=int, metavar="MIB", help="a cache too small for the content, in MiB")
     chosen = parser.parse_args(arguments)
     seed = secrets.randbelow(1 << 31) if chosen.seed is None else chosen.seed
     started = time.monotonic()
@@ -25,12 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{time.monotonic() - started:6.0f} s] {words}", flush=True)
 
     say(f"seed {seed}, {chosen.seconds:g} s")
-    return asyncio.run(_run(seed, chosen.seconds, say))
+    max_size = None if chosen.max_size is None else chosen.max_size << 20
+    return asyncio.run(_run(seed, chosen.seconds, say, max_size))
 
 
-async def _run(seed: int, seconds: float, say: Callable[[str], None]) -> int:
+async def _run(seed: int, seconds: float, say: Callable[[str], None], max_size: int | None) -> int:
     with tempfile.TemporaryDirectory(prefix="csoak") as folder:
-        async with soak(Path(folder), seed, say) as running:
+        async with soak(Path(folder), seed, say, max_size) as running:
             report = await running.run(seconds)
     print(report)
     return 1 if report.faults else 0

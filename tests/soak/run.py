@@ -60,6 +60,7 @@ class Report:
     jobs_left: int = 0
     footprints: list[Footprint] = field(default_factory=list)
     disk_bytes: int = 0
+    most_disk_bytes: int = 0  # seen while it ran, if there was a cap
     content_bytes: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -74,7 +75,8 @@ class Report:
             f"{self.restarts} restarts, {self.probes} probes, {self.jobs_left} hydrations left for later",
             f"last life: memory {first.resident_bytes / MIB:.1f} -> {last.resident_bytes / MIB:.1f} MiB, descriptors "
             f"{first.files} -> {last.files}, threads {first.threads} -> {last.threads}; disk "
-            f"{self.disk_bytes / MIB:.1f} MiB for {self.content_bytes / MIB:.1f} MiB of content",
+            f"{self.disk_bytes / MIB:.1f} MiB for {self.content_bytes / MIB:.1f} MiB of content"
+            + (f", at most {self.most_disk_bytes / MIB:.1f} MiB" if self.most_disk_bytes else ""),
             *(f"FAULT: {words}" for words in self.faults[:WORST_MAX]),
         ]
         return "\n".join([*lines, f"{len(self.faults)} faults"])
@@ -83,7 +85,9 @@ class Report:
 class Soak:
     """One soak over one Cistern process."""
 
-    def __init__(self, trouble: Trouble, scratch: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, trouble: Trouble, scratch: Path, say: Callable[[str], None], max_size: int | None = None
+    ) -> None:
         self.trouble = trouble
         self.content = trouble.content
         self.weather = trouble.weather
@@ -91,6 +95,7 @@ class Soak:
         self.scratch = scratch
         self.report = Report(trouble.seed)
         self._say = say
+        self._max_size = max_size
 
     async def run(self, seconds: float) -> Report:
         """Soak for so long, settle, and judge."""
@@ -104,6 +109,7 @@ class Soak:
             self.trouble.reloads(),
             self._probe(),
             self._tell(),
+            *([] if self._max_size is None else [self._weigh(self._max_size)]),
         ]
         running = [asyncio.ensure_future(one) for one in steady]
         lives = asyncio.ensure_future(self.trouble.lives())
@@ -158,7 +164,12 @@ class Soak:
         except AssertionError as wrong:
             self.report.fault(f"{kind.__name__} of {repository}: {wrong}")
         else:
-            if errand.image is not None and kind is plain and errand.hits == errand.answers:
+            if (
+                errand.image is not None
+                and kind is plain
+                and errand.hits == errand.answers
+                and self._max_size is None  # else it may be gone again at any moment
+            ):
                 self.content.hold(repository, errand.image)
 
     async def _probe(self) -> None:
@@ -175,6 +186,15 @@ class Soak:
             )
             if status != "200" and not away:
                 self.report.fault(f"the rule's probe: {status} after {loop.time() - started:.1f} s")
+
+    async def _weigh(self, most: int) -> None:
+        """The cap is hard: what the cache directory takes on disk never exceeds it."""
+        while True:
+            await asyncio.sleep(0.5)
+            taken = await asyncio.to_thread(_blocks_under, self.cistern.cache_dir)
+            self.report.most_disk_bytes = max(self.report.most_disk_bytes, taken)
+            if taken > most:
+                self.report.fault(f"{taken} bytes on disk, {most} are allowed")
 
     async def _status(self, path: str) -> int:
         timeout = aiohttp.ClientTimeout(total=10)
@@ -254,13 +274,25 @@ class Soak:
             self.report.fault(f"a traceback: {output[output.index('Traceback') :][:600]}")
 
 
+def _blocks_under(folder: Path) -> int:
+    """What all files under a folder take on disk; a file that goes meanwhile takes nothing."""
+    taken = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            taken += path.lstat().st_blocks * 512
+    return taken
+
+
 def _counted(counter: Counter[str]) -> str:
     return ", ".join(f"{count} {word}" for word, count in counter.most_common())
 
 
 @asynccontextmanager
-async def soak(home: Path, seed: int, say: Callable[[str], None]) -> AsyncIterator[Soak]:
-    """A soak ready to run: an upstream with content, its road, and a Cistern process before it."""
+async def soak(home: Path, seed: int, say: Callable[[str], None], max_size: int | None = None) -> AsyncIterator[Soak]:
+    """A soak ready to run: an upstream with content, its road, and a Cistern process before it.
+
+    With `max_size`, in bytes, the cache is too small for the content: nothing is held for sure, and the cap is watched.
+    """
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(Registry())
         road = await stack.enter_async_context(FaultProxy("127.0.0.1", registry.port))
@@ -268,8 +300,10 @@ async def soak(home: Path, seed: int, say: Callable[[str], None]) -> AsyncIterat
         content.fill()
         upstreams = {HOST: {"endpoints": [{"url": road.url}], **UPSTREAM}}
         config = deepcopy(CONFIG) | {"upstreams": upstreams}
+        if max_size is not None:
+            config["cache"] = {"max_size": f"{max_size}B"}
         cistern = CisternProcess(home / "cistern", config)
         await stack.enter_async_context(cistern)
         scratch = home / "scratch"
         scratch.mkdir()
-        yield Soak(Trouble(content, Weather(), road, cistern, seed, config), scratch, say)
+        yield Soak(Trouble(content, Weather(), road, cistern, seed, config), scratch, say, max_size)
