@@ -12,6 +12,7 @@ import pytest
 from tests.house.source import ROOT, calls_in, dotted, imports_of, name_of, python_files, tree_of, written_files
 
 PYTHON: Final = python_files("proxy", "tests", "benchmarks")
+PACKAGE: Final = python_files("proxy")
 TESTS: Final = [path for path in PYTHON if path.name.startswith("test_")]
 
 # Written in halves, so that this file does not hold what it forbids.
@@ -24,68 +25,62 @@ FORBIDDEN: Final = {
 UNREASONED: Final = re.compile(r"#\s*(type:\s*ignore|noqa)(\[[\w, -]+\]|:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*)?\s*$")
 
 
-@pytest.mark.parametrize("path", written_files(), ids=name_of)
+# One test for each rule, not one for each file: there are hundreds of files, and a list of faults says as much.
+
+
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_no_file_holds(path: Path, what: str) -> None:
+def test_no_file_holds(what: str) -> None:
     """Nothing unfinished, nothing of the machine it was written on, and no index host."""
-    pattern = re.compile(FORBIDDEN[what])
-    found = [(n, line) for n, line in enumerate(path.read_text().splitlines(), 1) if pattern.search(line)]
-    assert not found, f"{name_of(path)}: {what}"
+    assert lines_with(re.compile(FORBIDDEN[what]), written_files()) == []
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_an_exemption_gives_its_reason(path: Path) -> None:
+def test_an_exemption_gives_its_reason() -> None:
     """A lint or type exemption names its rule and says why, on its own line."""
-    found = [n for n, line in enumerate(path.read_text().splitlines(), 1) if UNREASONED.search(line)]
-    assert not found, f"{name_of(path)}: lines {found}"
+    assert lines_with(UNREASONED, PYTHON) == []
 
 
-@pytest.mark.parametrize("path", python_files("proxy"), ids=name_of)
-def test_a_background_task_has_an_owner(path: Path) -> None:
+def test_a_background_task_has_an_owner() -> None:
     """Only proxy/tasks.py makes a task of the loop: all others are named, kept and ended at stop."""
-    if path.name == "tasks.py":
-        return
     bare = {"asyncio.create_task", "asyncio.ensure_future", "loop.create_task"}
-    assert not [line for line, name in calls_in(path) if name in bare], name_of(path)
-    assert not [line for line, name in imports_of(path) if name in bare], name_of(path)
+    others = [path for path in PACKAGE if path.name != "tasks.py"]
+    uses = [(name_of(path), line, name) for path in others for line, name in (*calls_in(path), *imports_of(path))]
+    assert [use for use in uses if use[2] in bare] == []
 
 
-@pytest.mark.parametrize("path", python_files("proxy"), ids=name_of)
-def test_only_commands_print(path: Path) -> None:
+def test_only_commands_print() -> None:
     """What a server has to say goes to its log; standard output belongs to the commands, and to the one ready line."""
-    if "cli" in path.parts or path.name == "serve.py":
-        return
-    assert not [line for line, name in calls_in(path) if name == "print"], name_of(path)
+    silent = [path for path in PACKAGE if "cli" not in path.parts and path.name != "serve.py"]
+    assert [(name_of(path), line) for path in silent for line, name in calls_in(path) if name == "print"] == []
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_no_except_is_bare(path: Path) -> None:
+def test_no_except_is_bare() -> None:
     """A bare except would swallow a cancellation."""
-    bare = [n.lineno for n in ast.walk(tree_of(path)) if isinstance(n, ast.ExceptHandler) and n.type is None]
-    assert not bare, f"{name_of(path)}: lines {bare}"
+    handlers = [(path, node) for path in PYTHON for node in ast.walk(tree_of(path))]
+    bare = [(path, node) for path, node in handlers if isinstance(node, ast.ExceptHandler) and node.type is None]
+    assert [(name_of(path), node.lineno) for path, node in bare] == []
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_every_module_says_its_job(path: Path) -> None:
+def test_every_module_says_its_job() -> None:
     """A module opens with a docstring; only an empty one has nothing to say."""
-    assert not path.read_text().strip() or ast.get_docstring(tree_of(path)), name_of(path)
+    assert [name_of(path) for path in PYTHON if path.read_text().strip() and not ast.get_docstring(tree_of(path))] == []
 
 
-@pytest.mark.parametrize("path", TESTS, ids=name_of)
-def test_every_test_is_a_promise(path: Path) -> None:
+def test_every_test_is_a_promise() -> None:
     """Each test says in its docstring what it promises."""
-    silent = [node.name for node in _tests_of(path) if not ast.get_docstring(node)]
-    assert not silent, f"{name_of(path)}: {silent}"
+    assert [
+        (name_of(path), test.name) for path in TESTS for test in _tests_of(path) if not ast.get_docstring(test)
+    ] == []
 
 
-@pytest.mark.parametrize("path", TESTS, ids=name_of)
-def test_every_test_runs_and_can_fail(path: Path) -> None:
+def test_every_test_runs_and_can_fail() -> None:
     """No test is skipped, expected to fail, fed by patches of our own code, or left to a fixed sleep."""
-    names = {dotted(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
     banned = {"pytest.skip", "pytest.xfail", "pytest.importorskip", "pytest.mark.skip", "pytest.mark.skipif"}
     banned |= {"pytest.mark.xfail", "unittest.mock", "time.sleep"}
-    assert not names & banned, f"{name_of(path)}: {names & banned}"
-    assert not [name for _, name in imports_of(path) if name.startswith("unittest")], name_of(path)
+    used = {
+        (name_of(path), dotted(n)) for path in TESTS for n in ast.walk(tree_of(path)) if isinstance(n, ast.Attribute)
+    }
+    used |= {(name_of(path), name) for path in TESTS for _, name in imports_of(path)}
+    assert sorted(use for use in used if use[1] in banned or use[1].startswith("unittest")) == []
 
 
 def test_the_lock_file_holds_names_versions_and_hashes_only() -> None:
@@ -98,6 +93,16 @@ def test_the_lock_file_holds_names_versions_and_hashes_only() -> None:
     wanted = project["build-system"]["requires"] + project["project"]["dependencies"]
     wanted += project["dependency-groups"]["dev"]
     assert {re.split(r"[<>=~!\[ ]", item)[0].lower() for item in wanted} - locked == set()
+
+
+def lines_with(pattern: re.Pattern[str], paths: list[Path]) -> list[tuple[str, int, str]]:
+    """Where in these files the pattern stands: file, line number, line."""
+    return [
+        (name_of(path), number, line.strip())
+        for path in paths
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
 
 
 def _tests_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
