@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.config.models import Config
+from proxy.config.mounts import network_file_system, read_mounts
 from proxy.config.names import upstream_names
 from proxy.config.secrets import SecretUnavailable
 
@@ -29,16 +30,26 @@ def warnings(
     config: Config,
     environ: Mapping[str, str] = os.environ,
     disk_bytes: Callable[[Path], int | None] = disk_bytes,
+    mounts: Callable[[], str] = read_mounts,
 ) -> list[str]:
     """One line for each caution, naming its key."""
-    found = [*_disk(config, disk_bytes), *_exposure(config), *_files(config), *_secrets(config, environ)]
-    return [*found, *_open_to_others(config), *_idle(config)]
+    found = [*_disk(config, disk_bytes), *_network(config, mounts), *_exposure(config), *_files(config)]
+    return [*found, *_secrets(config, environ), *_open_to_others(config), *_idle(config)]
 
 
 def _disk(config: Config, disk_bytes: Callable[[Path], int | None]) -> Iterator[str]:
     total, wanted = disk_bytes(config.cache.directory), config.cache.max_size.bytes
     if total is not None and wanted is not None and wanted > total:
         yield f"cache.max_size: {wanted} bytes are more than the disk has ({total}): the disk counts"
+
+
+def _network(config: Config, mounts: Callable[[], str]) -> Iterator[str]:
+    kind = network_file_system(config.cache.directory.resolve(), mounts())
+    if kind is not None:
+        yield (
+            f"cache.directory: {config.cache.directory} is on a network file system ({kind}): it is not safe there,"
+            " and hangs when that server does; use a local disk"
+        )
 
 
 def _exposure(config: Config) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The cache directory: laid out, locked by one server, and stamped with a version, before anything is read from it.
 
-    version   `cistern store 1`     a newer stamp is refused, nothing touched
+    version   `cistern store 2`     a newer stamp is refused, nothing touched; an older store is upgraded in place
     lock      the owner's pid       held by flock, so a killed owner never keeps it; empty after a clean stop
     boot      the kernel's boot id  parts written under another one may have holes: they are dropped
     blobs/ parts/ quarantine/ records.sqlite records.backup.sqlite index.sqlite
@@ -28,8 +28,10 @@ from proxy.store.threads import Threads
 
 log = logger("store")
 
-VERSION: Final = 1
+# 1: blobs, parts, records, index. 2: quarantine, a log of changes, rows with a CRC: each brings itself up to date.
+VERSION: Final = 2
 STAMP: Final = re.compile(rb"cistern store ([0-9]{1,9})\n?")
+STAMPED: Final = f"cistern store {VERSION}\n".encode()
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 FOLDERS: Final = ("blobs", *(f"blobs/{algorithm}" for algorithm in HEX_LENGTH), "parts", "quarantine")
 OTHERS: Final = ("records.changes", "records.changes.new")
@@ -82,7 +84,7 @@ async def own_directory(root: Path, threads: Threads, files: Filesystem, boot_id
         previous_owner = await _read_small(root / "lock", threads)
         _judge_stamp(root, stamp)
         rebooted = not boot_id or previous_boot != boot_id.encode()
-        await threads.disk(_lay_out, root, files, stamp is None)
+        await threads.disk(_lay_out, root, files, stamp)
         await threads.disk(_settle_parts, root, files, boot_id, rebooted)
         await threads.disk(_sign, root, lock)
     except BaseException:
@@ -188,10 +190,14 @@ def _judge_stamp(root: Path, stamp: bytes | None) -> None:
         )
 
 
-def _lay_out(root: Path, files: Filesystem, is_new: bool) -> None:
+def _lay_out(root: Path, files: Filesystem, stamp: bytes | None) -> None:
     with _refusing(root):
-        if is_new:  # first of all, so that a crash right after leaves a directory that is known as ours
-            replace_file(files, root / "version", f"cistern store {VERSION}\n".encode())
+        if stamp != STAMPED:
+            # First of all: a crash right after leaves a directory that is known as ours, and that an older Cistern,
+            # which would not know what this one writes, refuses.
+            replace_file(files, root / "version", STAMPED)
+            if stamp is not None:
+                log.info("the store is upgraded in place", before=stamp.decode().strip(), version=VERSION)
         for name in FOLDERS:
             with suppress(FileExistsError):
                 files.mkdir(root / name)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.config import Address, Config, ConfigInvalid, SecretUnavailable, Share, load, parse, units, warnings
 from proxy.config.builtin import cache_directory
+from proxy.config.mounts import network_file_system
 from proxy.freshness import Verdict
 
 WELL_KNOWN = {
@@ -719,6 +720,48 @@ credentials: {{hub: {{username: u, password: {{file: {link}}}}}}}""",
     found = warnings(parse(sections[key]), {}, lambda _: None)
     wanted = [] if who is None else [f"{key}: {link} may be read by {who} (mode {mode:04o}): chmod 600"]
     assert found == wanted
+
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+30 22 0:26 / /srv rw - tmpfs tmpfs rw
+31 30 0:40 / /srv/nfs\\040share rw,noatime shared:1 - nfs4 server:/export rw
+32 30 0:41 / /srv/s3 rw - fuse.s3fs bucket rw
+33 30 0:42 / /srv/own rw - fuse.ntfs-3g /dev/sdb rw
+34 31 254:1 / /srv/nfs\\040share/local rw - xfs /dev/sdc rw
+35 22 0:43 / /twice rw - ext4 /dev/sdd rw
+36 22 0:44 / /twice rw - cifs //server/share rw
+a line of a later kernel
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", None),
+        ("/srv/cistern", None),
+        ("/srv/nfs share", "nfs4"),
+        ("/srv/nfs share/deep/er", "nfs4"),
+        ("/srv/nfs share/local/x", None),
+        ("/srv/nfs sharer", None),
+        ("/srv/s3/x", "fuse.s3fs"),
+        ("/srv/own/x", None),
+        ("/twice/x", "cifs"),
+    ],
+)
+def test_a_network_file_system_is_told_from_a_disk(path: str, kind: str | None) -> None:
+    """The innermost and latest mount over the directory decides."""
+    assert network_file_system(PurePath(path), MOUNTS) == kind
+    assert network_file_system(PurePath(path), "") is None
+
+
+def test_a_cache_on_a_network_file_system_is_warned_about(tmp_path: Path) -> None:
+    """At start and in `check` one line says what kind it is, and what to do."""
+    config = parse(f"cache: {{directory: {tmp_path}}}")
+    mounts = f"1 1 0:1 / {tmp_path.parent} rw - nfs server:/x rw\n"
+    [line] = warnings(config, {}, lambda _: None, lambda: mounts)
+    assert line.startswith("cache.directory: ")
+    assert "(nfs)" in line
 
 
 def test_a_plain_config_gets_no_warning(tmp_path: Path) -> None:

@@ -158,9 +158,9 @@ async def test_what_cannot_be_resumed_is_swept(tmp_path: Path) -> None:
 async def test_a_newer_store_is_refused_untouched(tmp_path: Path) -> None:
     """What a later Cistern wrote is not mangled by this one (F40)."""
     await open_once(tmp_path)
-    (tmp_path / "version").write_text("cistern store 2\n")
+    (tmp_path / "version").write_text("cistern store 3\n")
     before = whole_tree(tmp_path)
-    with pytest.raises(StoreRefused, match=r"newer Cistern .*version 2, this one knows 1"):
+    with pytest.raises(StoreRefused, match=r"newer Cistern .*version 3, this one knows 2"):
         await open_once(tmp_path, "boot-2")
     assert whole_tree(tmp_path) == before
 
@@ -192,7 +192,7 @@ async def test_a_fresh_file_system_is_taken(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     (tmp_path / "version.new").write_text("cist")
     await open_once(tmp_path)
-    assert (tmp_path / "version").read_text() == "cistern store 1\n"
+    assert (tmp_path / "version").read_text() == "cistern store 2\n"
 
 
 async def test_a_file_is_refused(tmp_path: Path) -> None:
