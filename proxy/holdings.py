@@ -4,9 +4,10 @@ Reads records and manifest bodies, never the index: what is evicted by this must
 lost. Invariant: a manifest that cannot be read counts as one without children, and is itself still held.
 """
 
+import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +24,7 @@ from proxy.store.base import Link
 
 log = logger("holdings")
 CONTENTS_MAX: Final = 20_000  # manifests whose children are kept in memory, about 1 KB each
+READ_AT_ONCE: Final = 16
 BODY_MAX: Final = 64 << 20  # more than any `max_manifest`: what is larger is no manifest
 
 
@@ -90,19 +92,19 @@ class Holdings:
         """Every place with a tag or a link, in a fixed order."""
         return sorted(await self._records.places(), key=lambda place: (place.scope, place.repository))
 
-    async def images(self) -> AsyncIterator[HeldImage]:
-        """Every image of every place."""
+    async def images(self, stored: Container[Digest] | None = None) -> AsyncIterator[HeldImage]:
+        """Every image of every place. `stored` is what is here, where that was looked up just now."""
         for place in await self.places():
-            for image in await self.images_of(place):
+            for image in await self.images_of(place, stored):
                 yield image
 
-    async def images_of(self, place: Place) -> list[HeldImage]:
+    async def images_of(self, place: Place, stored: Container[Digest] | None = None) -> list[HeldImage]:
         """The images of one place: those with tags by tag, then those without."""
         tags: dict[Digest, dict[str, TagRecord]] = {}
         for tag, record in sorted((await self._records.tags(place)).items()):
             tags.setdefault(record.descriptor.digest, {})[tag] = record
         manifests = {link.digest: link for link in await self._records.links(place) if link.media_type is not None}
-        contents = {link.digest: held for link in manifests.values() if (held := await self.contents(link)) is not None}
+        contents = await self._all_contents(list(manifests.values()), stored)
         named = {part.digest for held in contents.values() for part in held.parts if part.is_manifest}
         untagged = [digest for digest in manifests if digest not in tags and digest not in named]
         return [
@@ -134,12 +136,23 @@ class Holdings:
             return None
         return HeldImage(place, digest, _media_type(links[digest], {}), {}, _reachable(digest, contents))
 
-    async def contents(self, link: Link) -> Contents | None:
+    async def _all_contents(self, links: Sequence[Link], stored: Container[Digest] | None) -> dict[Digest, Contents]:
+        """What these manifests hold; a few are read at once, since each is several jobs for the disk threads."""
+        found: dict[Digest, Contents] = {}
+        for start in range(0, len(links), READ_AT_ONCE):
+            batch = links[start : start + READ_AT_ONCE]
+            held = await asyncio.gather(*(self.contents(link, stored) for link in batch))
+            found |= {link.digest: contents for link, contents in zip(batch, held, strict=True) if contents is not None}
+        return found
+
+    async def contents(self, link: Link, stored: Container[Digest] | None = None) -> Contents | None:
         """What a linked manifest holds, None if it is not here or cannot be read."""
         digest = link.digest
         known = self._contents.get(digest)
-        if known is not None and await self._store.stat(digest) is not None:
-            return known
+        if known is not None:
+            is_here = stored is not None and digest in stored  # what came since has to be asked for
+            if is_here or await self._store.stat(digest) is not None:
+                return known
         try:
             body = await self._read(digest)
         except OSError as error:

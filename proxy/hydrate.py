@@ -210,7 +210,7 @@ class Hydrate:
         failures = [error for error in results if error is not None]
         if not failures:
             return replace(job, state="done", error=None)
-        definite = [error for error in failures if not isinstance(error, OUTAGES)]
+        definite = [error for error in failures if not _may_end(error)]
         return self._postponed(job, (definite or failures)[0])
 
     async def _fill(self, route: Route, digest: Digest, size: int) -> CisternError | None:
@@ -234,7 +234,12 @@ class Hydrate:
         """
         attempts = job.attempts + (not isinstance(error, UpstreamThrottled))
         log.warning("hydration failed", place=str(job.place), manifest=str(job.manifest), error=str(error))
-        if not isinstance(error, OUTAGES) or attempts >= ATTEMPTS_MAX:
+        if not _may_end(error) or attempts >= ATTEMPTS_MAX:
             return replace(job, state="failed", attempts=attempts, error=str(error))
         pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2**attempts) * self._rng() + min(error.retry_after_s or 0.0, 3600.0)
         return replace(job, attempts=attempts, error=str(error), due_at=self._clock() + pause_s)
+
+
+def _may_end(error: CisternError) -> bool:
+    """Whether trying again later makes sense: after an outage, and not for what can never be kept here."""
+    return isinstance(error, OUTAGES) and error.reason != "too_large"

@@ -7,6 +7,7 @@ look at the file system (at most LOOK_EVERY_S old) can tell.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -23,7 +24,8 @@ from proxy.tasks import Tasks
 
 log = logger("capacity")
 LOOK_EVERY_S: Final = 1.0  # others fill the disk too: its room is looked at this often while bodies come in
-COUNT_EVERY_S: Final = 600.0  # the book is brought to the truth this often
+IDLE_LOOK_EVERY_S: Final = 10.0  # and this often when none do
+COUNT_EVERY: Final = 60  # looks of those: the book is brought to the truth every ten minutes
 BEGIN_WITHIN_S: Final = 0.25  # a start waits so long for the first count
 WAIT_S: Final = 2.0  # how long a body may go on in memory while room is made for it
 SIZE_EVERY_S: Final = 3600.0  # what the cache takes is noted this often: growth is reckoned from it
@@ -222,10 +224,14 @@ class Capacity:
         await asyncio.wait([counting], timeout=BEGIN_WITHIN_S)
 
     async def run(self) -> None:
-        """Count everything again on a schedule, until cancelled."""
-        while True:
-            await self._pause(COUNT_EVERY_S)
-            await self._guarded(self.count)
+        """Look on a schedule, since others fill the disk too and limits change, and count everything now and then;
+        until cancelled.
+        """
+        for turn in itertools.count(1):
+            await self._pause(IDLE_LOOK_EVERY_S)
+            await self._guarded(self.look if turn % COUNT_EVERY else self.count)
+            if self.excess():
+                self.short.set()
 
     async def count(self) -> None:
         """Bring the book to the truth. OSError: the disk refuses."""
@@ -239,8 +245,6 @@ class Capacity:
             log.info("the cache was counted", bytes=after)
         elif before != after:
             log.info("the book of the cache was corrected", before=before, after=after)
-        if self.excess():
-            self.short.set()
         if self._clock() - self._size_saved_at >= SIZE_EVERY_S:
             self._size_saved_at = self._clock()
             await self._disk.index.save_size(self._clock(), after)

@@ -60,9 +60,12 @@ class Pass:
         limit: int,
         bell: Bell,
         opened: Callable[[int | None], object] | None,
+        ring: Callable[[], int],
     ) -> None:
-        """`opened` is told the size with the first answer; None: an earlier one has told it."""
-        self.ring = Ring(begin)
+        """`opened` is told the size with the first answer; None: an earlier one has told it. `ring` tells how many
+        bytes the ring may hold by now.
+        """
+        self.ring = Ring(begin, ring)
         self.size = size
         self.verified = False
         self.error: CisternError | None = None

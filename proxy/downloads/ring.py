@@ -5,10 +5,18 @@ left behind is its start. Pure.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 RING: Final = 4 << 20  # bytes
+RINGS: Final = 256 << 20  # bytes of all rings together: many transfers at once get smaller ones
+RING_MIN: Final = 256 << 10  # enough for what is held back at the end, and a little to go on
+
+
+def ring_size(rings: int) -> int:
+    """How many bytes each of so many rings may hold."""
+    return max(RING_MIN, min(RING, RINGS // max(1, rings)))
 
 
 class Hasher(Protocol):
@@ -37,8 +45,9 @@ class Piece:
 class Ring:
     """Pieces without a gap from `start` to `stop`. `begin` is where it began; `is_whole` while nothing is dropped."""
 
-    def __init__(self, begin: int) -> None:
+    def __init__(self, begin: int, size: Callable[[], int] = lambda: RING) -> None:
         self.begin = self.stop = begin
+        self._size = size
         self.pieces: deque[Piece] = deque()
 
     @property
@@ -51,7 +60,7 @@ class Ring:
 
     @property
     def is_full(self) -> bool:
-        return self.stop - self.start >= RING
+        return self.stop - self.start >= self._size()
 
     def add(self, piece: Piece) -> None:
         self.pieces.append(piece)

@@ -19,7 +19,7 @@ from proxy.downloads.bell import Bell
 from proxy.downloads.fill import OUTAGES, told
 from proxy.downloads.part import Part, part_path
 from proxy.downloads.passing import Pass, Promoted
-from proxy.downloads.ring import Hasher, Ring
+from proxy.downloads.ring import Hasher, Ring, ring_size
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.errors import CisternError, NotKept, TransferFailed, UpstreamDenied, UpstreamNotFound
 from proxy.events import NotStored
@@ -46,6 +46,7 @@ class Unkept:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        self._running = 0  # passes, shared and alone
 
     async def from_start(self, transfer: Transfer, refusal: NotKept, limit: int) -> Claim | None:
         """Pass a body by that was refused before its first byte. A claim: there is room after all, and what the ring
@@ -141,6 +142,7 @@ class Unkept:
             limit=limit,
             bell=transfer.bell,
             opened=None if transfer.opened else transfer.open,
+            ring=self._ring_size,
         )
         transfer.bell.ring()
         return passing
@@ -166,9 +168,11 @@ class Unkept:
         while True:
             work = self._ground.tasks.start(passing.run(), name=f"pass {transfer.digest}", report=False)
             passing.stop = work.cancel
+            self._running += 1
             try:
                 await asyncio.wait([work])
             finally:
+                self._running -= 1
                 work.cancel()
             if not work.cancelled():
                 return work.result()
@@ -192,28 +196,35 @@ class Unkept:
             limit=limit,
             bell=Bell(),
             opened=None,
+            ring=self._ring_size,
         )
-        work = self._ground.tasks.start(_to_its_end(alone, transfer.upstream), name=f"pass {transfer.digest} alone")
+        work = self._ground.tasks.start(
+            self._to_its_end(alone, transfer.upstream), name=f"pass {transfer.digest} alone"
+        )
         alone.stop = work.cancel
         return alone
+
+    async def _to_its_end(self, alone: Pass, upstream: str) -> None:
+        """Run a pass that nobody waits for: its reader hears how it ended."""
+        error: CisternError | None = TransferFailed(upstream, "the server is stopping")
+        self._running += 1
+        try:
+            await alone.run()
+            error = None
+        except CisternError as fault:
+            error = fault
+        finally:
+            self._running -= 1
+            alone.error = error
+            alone.bell.ring()
+
+    def _ring_size(self) -> int:
+        return ring_size(self._running)
 
 
 def _origin_of(transfer: Transfer, reader: Reader) -> Origin:
     """The origin that a reader's own client named, if it is one still."""
     return next((known for known in transfer.origins if known.source.place == reader.place), transfer.origins[0])
-
-
-async def _to_its_end(alone: Pass, upstream: str) -> None:
-    """Run a pass that nobody waits for: its reader hears how it ended."""
-    error: CisternError | None = TransferFailed(upstream, "the server is stopping")
-    try:
-        await alone.run()
-        error = None
-    except CisternError as fault:
-        error = fault
-    finally:
-        alone.error = error
-        alone.bell.ring()
 
 
 def _hashed(file: io.FileIO, length: int, hasher: Hasher) -> Beginning:

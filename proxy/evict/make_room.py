@@ -53,6 +53,8 @@ class MakeRoom:
         self._sleep = ground.sleep
         self._is_fetched = is_fetched
         self._policy: S3Fifo[Key] | None = None
+        self._arrived: list[Key] = []  # manifests that clients fetched since the running round looked
+        self._spared: set[Digest] = set()  # what they need
         self._busy: TTLCache[Digest, bool] = TTLCache(BUSY_MAX, BUSY_S, timer=ground.monotonic)
         ground.events.listen(ManifestFetched, self._hear)
         ground.events.listen(BlobAsked, self._hear)
@@ -60,10 +62,20 @@ class MakeRoom:
 
     def _hear(self, event: ManifestFetched | BlobAsked | BlobStored) -> None:
         self._busy[event.digest] = True
+        if isinstance(event, ManifestFetched) and self._evict.turn.locked():
+            self._arrived.append((event.route.place, event.digest))
 
     def is_busy(self, digest: Digest) -> bool:
         """Whether content must stay now: it is read, or fetched, or was asked for a moment ago."""
-        return digest in self._busy or self._is_fetched(digest) or self._store.is_read(digest)
+        known = digest in self._busy or digest in self._spared
+        return known or self._is_fetched(digest) or self._store.is_read(digest)
+
+    async def _spare_what_arrived(self) -> None:
+        """What an image needs that a client fetched since the look is needed, whatever the look says."""
+        while self._arrived:
+            image = await self._holdings.image(*self._arrived.pop())
+            if image is not None:
+                self._spared.update(image.reach())
 
     async def run(self) -> None:
         """Make room whenever it is called for, until cancelled."""
@@ -93,12 +105,14 @@ class MakeRoom:
         if not self._capacity.excess():
             return report
         async with self._evict.turn:
+            self._arrived, self._spared = [], set()
             times = await self._index.times()
             graph, linked, rule_of = await self._look(list(times))
             policy = await self._up_to_date(graph, times)
             limits = {view.name: view.max_bytes for view in self._rules().listing() if view.max_bytes is not None}
             try:
                 for piece in choose(graph, policy, self._capacity.excess, self.is_busy, limits):
+                    await self._spare_what_arrived()
                     if isinstance(piece, Loose):
                         places = [place for place, digests in linked.items() if piece.digest in digests]
                         report += await self._evict.removal.loose(piece.digest, places)

@@ -79,8 +79,8 @@ class Evict:
         """Every image that is here, and what is stored. `rule_of` names the rule of a place, and `used` tells when a
         manifest was last fetched, where that matters.
         """
-        images = [image async for image in self._holdings.images()]
         taken = await self._holdings.taken()
+        images = [image async for image in self._holdings.images(taken)]
         return await self._threads.disk(graph_of, images, taken, rule_of, used)
 
 

@@ -76,10 +76,10 @@ class Images:
     async def _look(self) -> Survey:
         images: list[HeldImage] = []
         linked: dict[Place, frozenset[Digest]] = {}
-        for place in await self._holdings.places():
-            images += await self._holdings.images_of(place)
-            linked[place] = frozenset(link.digest for link in await self._holdings.links(place))
         stored = await self._holdings.sizes()
+        for place in await self._holdings.places():
+            images += await self._holdings.images_of(place, stored)
+            linked[place] = frozenset(link.digest for link in await self._holdings.links(place))
         return await self._threads.disk(survey_of, images, stored, linked, self._rules())
 
     async def _last_used(self, images: Sequence[HeldImage]) -> dict[int, float]:
