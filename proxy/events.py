@@ -143,11 +143,14 @@ class HydrationEnded:
 
 @dataclass(frozen=True, slots=True)
 class ConfigTaken:
-    """Another configuration is in force. `waiting` are keys that need a restart; `blocked` digests were not before."""
+    """Another configuration is in force. `waiting` are keys that need a restart; `blocked` digests were not before;
+    `cautions` is what deserves a word in it.
+    """
 
     config: Config
     waiting: tuple[str, ...]
     blocked: frozenset[Digest]
+    cautions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

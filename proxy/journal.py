@@ -100,6 +100,8 @@ class Journal:
 
 def tell_taken(event: ConfigTaken) -> None:
     log.info("config taken over", upstreams=len(event.config.upstreams), rules=len(event.config.rules))
+    for caution in event.cautions:
+        log.warning("caution", about=caution)
     for key in event.waiting:
         log.warning("config: a key keeps its value until a restart", key=key)
 

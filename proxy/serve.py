@@ -15,7 +15,7 @@ from typing import Final
 from proxy import __version__
 from proxy.app import World, open_rooms
 from proxy.collector import undisturbed
-from proxy.config import Config, warnings
+from proxy.config import Config
 from proxy.edge import Edge, open_edge
 from proxy.events import ConfigTaken
 from proxy.health import Phase
@@ -43,7 +43,9 @@ async def serve(
 ) -> int:
     """The process's one coroutine: `announce` gets the ready line. `source` gave `config`, and is asked again."""
     signals = Signals()
-    _prepare(config, environ)
+    for caution in source.cautions(config):
+        log.warning("caution", about=caution)
+    _allow_files(config.limits.max_connections)
     async with open_rooms(config, World(environ=environ)) as rooms, open_edge(rooms) as edge:
         reload = Reload(
             source,
@@ -54,7 +56,7 @@ async def serve(
             rooms.disk.threads,
             asked=signals.reload,
         )
-        rooms.events.listen(ConfigTaken, lambda taken: _prepare(taken.config, environ))
+        rooms.events.listen(ConfigTaken, lambda taken: _allow_files(taken.config.limits.max_connections))
         rooms.tasks.start(reload.run(), name="reload")
         rooms.tasks.start(reload.watch(), name="reload: watch")
         edge.health.phase = Phase.SERVING
@@ -65,13 +67,6 @@ async def serve(
         await drain(edge, rooms.config.registry.drain_s)
     log.info("stopped")
     return 0
-
-
-def _prepare(config: Config, environ: Mapping[str, str]) -> None:
-    """What a configuration asks of the process, and what deserves a word."""
-    for caution in warnings(config, environ):
-        log.warning("caution", about=caution)
-    _allow_files(config.limits.max_connections)
 
 
 async def drain(edge: Edge, within_s: float) -> None:

@@ -39,7 +39,6 @@ class Requests:
 
     def __init__(self, rules: Callable[[], Rules]) -> None:
         self._rules = rules
-        self._named: tuple[Rules, frozenset[str]] | None = None
         self._cells: dict[Labels, Cell] = {}
 
     def count(self, exchange: Exchange) -> None:
@@ -56,14 +55,8 @@ class Requests:
     def _bounded(self, labels: Labels) -> Cell:
         """The cell of labels that were not seen before, once each is one of a bounded set."""
         rule, kind, method, result, status = labels
-        known = (rule if rule in self._rule_names() else "", kind, among(method, METHODS), result, status)
+        known = (rule if rule in self._rules().names else "", kind, among(method, METHODS), result, status)
         return self._cells.setdefault(known, Cell())
-
-    def _rule_names(self) -> frozenset[str]:
-        rules = self._rules()
-        if self._named is None or self._named[0] is not rules:
-            self._named = rules, frozenset(view.name for view in rules.listing())
-        return self._named[1]
 
     def collect(self) -> Iterator[Metric]:
         """The three metrics, for the Prometheus library."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from proxy.config import Config, load
+from proxy.config import Config, load, warnings
 
 # What tells one content of a name from another: device, inode, time of change in nanoseconds, size. None: not there.
 Mark = tuple[int, int, int, int] | None
@@ -34,6 +34,10 @@ class Source:
         """The configuration as it stands there now. Blocks; raises ConfigInvalid."""
         self.marks = look(self.files())
         return load(self._path, self._environ, self._flags)
+
+    def cautions(self, config: Config) -> list[str]:
+        """What is allowed in it but deserves a word. Blocks."""
+        return warnings(config, self._environ)
 
     def files(self, config: Config | None = None) -> frozenset[Path]:
         """The file itself, and those that `config` names."""

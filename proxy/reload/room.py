@@ -33,6 +33,7 @@ class Found:
 
     config: Config
     waiting: tuple[str, ...]
+    cautions: tuple[str, ...]
     rules: Rules
     plan: Plan
     context: ssl.SSLContext | None
@@ -101,7 +102,7 @@ class Reload:
         self._current.take(found.config, found.rules)
         if self._certificate is not None and found.context is not None:
             self._certificate.take(found.context)
-        self._events.publish(ConfigTaken(found.config, found.waiting, blocked))
+        self._events.publish(ConfigTaken(found.config, found.waiting, blocked, found.cautions))
         return True
 
     def _read(self) -> Found:
@@ -120,6 +121,9 @@ class Reload:
         config, waiting = fixed(running, loaded)
         tls = config.registry.tls
         context = None if tls is None else context_of(tls.certificate, tls.key)
-        found = Found(config, waiting, Rules(config), self._upstreams.plan(config), context)
+        rules = Rules(config)
+        rules.listing()  # sorted here and now: of many rules that would hold up the loop
+        cautions = tuple(self._source.cautions(config))
+        found = Found(config, waiting, cautions, rules, self._upstreams.plan(config), context)
         self._seen = {path: seen[path] for path in self._source.files(loaded)}
         return found

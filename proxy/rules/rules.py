@@ -13,6 +13,7 @@ allowing rule is an exception to a denial only where its upstream side is longer
 """
 
 import re
+from collections.abc import Set
 from typing import Final
 
 from proxy import oci
@@ -86,6 +87,11 @@ class Rules:
         """The rule of this name."""
         rule = self._by_name.get(name)
         return None if rule is None else rule.view
+
+    @property
+    def names(self) -> Set[str]:
+        """The names of all rules."""
+        return self._by_name.keys()
 
     def listing(self) -> tuple[RuleView, ...]:
         """Every rule in the order of matching: exact, then longer before shorter, explicit before implicit."""

@@ -102,6 +102,19 @@ async def test_a_cold_probe_asks_the_upstream(server: Serving, registry: Registr
     assert (await server.ask(f"/health/rules/{HUB}")).status == 200
 
 
+async def test_many_cold_probes_cost_the_upstream_one(server: Serving, registry: Registry) -> None:
+    """However many ask, and on whichever address: one `GET /v2/` at a time, and none for what is not strict (T18)."""
+    gate = registry.hold_headers("/v2/")
+    cold = [asyncio.create_task(server.ask(f"/health/rules/{HUB}?cold=1")) for _ in range(100)]
+    await gate.reached()
+    assert {await server.pull(f"/-/rules/{HUB}") for _ in range(20)} == {200}
+    assert {(await server.ask(f"/health/rules/{HUB}")).status for _ in range(20)} == {200}
+    gate.open()
+    assert {answer.status for answer in await asyncio.gather(*cold)} == {200}
+    assert {(await server.ask(f"/health/rules/{HUB}?cold=1")).status for _ in range(20)} == {200}
+    assert [request.path for request in registry.requests] == ["/v2/"]
+
+
 async def test_a_web_page_is_no_registry(server: Serving, registry: Registry) -> None:
     """HTML with status 200 on `/v2/` is judged as what it is."""
     registry.script("/v2/", script.html())

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from proxy.events import ConfigTaken
 from tests.support import images
 from tests.support.images import Blob, Image
+from tests.support.leaks import Canaries
 from tests.support.realm import Bearer, Realm
 from tests.support.registry import Registry
 from tests.support.reloading import Reloading, reloading
@@ -231,6 +233,31 @@ async def test_every_problem_is_told_at_once(server: Reloading) -> None:
         [f"{server.path}:1:", "registry.drain:"],
         [f"{server.path}:2:", "cache.max_size:"],
     ]
+
+
+async def test_a_secret_in_the_wrong_place_is_told_nowhere(
+    server: Reloading, registry: Registry, canaries: Canaries
+) -> None:
+    """Neither in health nor in the log, wherever in the file it was put; nor is one that a good file points to."""
+    secret = canaries.secret("literal")
+    misplaced = [
+        f"credentials: {{team: {{username: me, password: {secret}}}}}",
+        f"credentials: {{team: {{username: me, password: {{env: X, file: {secret}}}}}}}",
+        f"registry: {{drain: {secret}}}",
+        f"upstreams: {{hub.test: {{endpoints: [{{url: 'https://me:{secret}@hub.test'}}]}}}}",
+        f"credentials: {{team: {{username: me, password: '{secret}",
+    ]
+    password = server.path.with_name("password")
+    password.write_text(secret)
+    sections = {"credentials": {"team": {"username": "me", "password": {"file": str(password)}}}}
+    with capture_logs() as lines:
+        for bad in misplaced:
+            assert not await server.take(bad)
+            canaries.assert_absent((await server.ask("/health")).text)
+        assert await server.take(text(registry, {"credentials": "team"}, **sections))
+        canaries.assert_absent((await server.ask("/health")).text, (await server.ask("/api/v1/upstreams")).text)
+    assert [line["event"] for line in lines].count("config taken over") == 1
+    canaries.assert_absent(repr(lines))
 
 
 async def test_an_upstream_that_cannot_be_reached_is_no_bad_configuration(
