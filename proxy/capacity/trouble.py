@@ -27,6 +27,7 @@ REASONS: Final = {
     errno.EACCES: "disk_read_only",
     errno.EPERM: "disk_read_only",
     errno.EIO: "disk_failed",
+    errno.ETIMEDOUT: "disk_slow",
     errno.EMFILE: "descriptors",
     errno.ENFILE: "descriptors",
 }

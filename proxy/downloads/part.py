@@ -21,6 +21,7 @@ from proxy.oci import Digest
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 
+SYNC_PATIENCE: Final = 4.0  # a write may wait for the file system's journal, longer than a look at it
 IOV_MAX: Final = 1024  # buffers one pwritev takes on Linux
 
 
@@ -49,7 +50,7 @@ class Part:
     async def open(cls, folder: Path, digest: Digest, threads: Threads, tasks: Tasks) -> "Part":
         """Open the part of `digest`, with what an earlier process left of it. OSError: the disk refuses."""
         path = part_path(folder, digest)
-        file, kept = await threads.disk(_open, path, unclaimed=lambda opened: opened[0].close())
+        file, kept = await threads.soon(_open, path, unclaimed=lambda opened: opened[0].close())
         return cls(path, digest, threads, tasks, file, kept)
 
     @property
@@ -80,7 +81,7 @@ class Part:
         """
         if self.allotment is not None:
             self.allotment.cover(offset + sum(map(len, chunks)))
-        written = await self._threads.disk(_write, self._descriptor(), chunks, offset)
+        written = await self._threads.soon(_write, self._descriptor(), chunks, offset, patience=SYNC_PATIENCE)
         self.extents.add(offset, offset + written)
         if self.allotment is not None:
             self.allotment.wrote(self.extents.total)
@@ -100,7 +101,7 @@ class Part:
 
     async def discard(self) -> None:
         """Delete the file; whoever shares it can still read what is there."""
-        await self._threads.disk(discard, self.path)
+        await self._threads.soon(discard, self.path)
 
     def close(self) -> None:
         self._file.close()

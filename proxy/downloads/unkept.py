@@ -29,6 +29,7 @@ from proxy.store.filesystem import Filesystem, forget, opened
 
 FILES: Final = Filesystem()
 READ: Final = 1 << 20
+READ_BACK_WITHIN_S: Final = 10.0  # a part that takes longer to read back is fetched again instead
 UNDECIDED: Final = "making_room"
 MAY_COME: Final = frozenset({"no_room", "starting"})  # refusals that eviction or the first count may undo
 
@@ -120,7 +121,10 @@ class Unkept:
         beginning = Beginning(0, transfer.digest.hasher())
         if part is not None and part.frontier:
             with suppress(OSError):  # what cannot be read back is fetched again, and passes its readers by
-                beginning = await self._ground.threads.hash(_hashed, part.share(), part.frontier, beginning.hasher)
+                async with asyncio.timeout(READ_BACK_WITHIN_S):
+                    beginning = await self._ground.threads.hash(
+                        _hashed, part.share(), part.frontier, beginning.hasher.copy()
+                    )
         await self._run(transfer, self._pass(transfer, beginning, limit), limit)
 
     def _tell(self, transfer: Transfer, refusal: NotKept) -> None:

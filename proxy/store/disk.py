@@ -77,11 +77,11 @@ class DiskStore:
         return blob_path(self._blobs, digest)
 
     async def stat(self, digest: Digest) -> int | None:
-        return await self._threads.disk(size_of_file, self.path_of(digest))
+        return await self._threads.soon(size_of_file, self.path_of(digest))
 
     async def read(self, digest: Digest) -> OpenBlob | None:
         path = self.path_of(digest)
-        found = await self._threads.disk(_open_file, path, unclaimed=_close)
+        found = await self._threads.soon(_open_file, path, unclaimed=_close)
         if found is None:
             return None
         file, seal = found
@@ -124,7 +124,7 @@ class DiskStore:
     async def check(self, digest: Digest, pause: Pause) -> Verdict:
         path = self.path_of(digest)
         try:
-            found = await self._threads.disk(_open_file, path, unclaimed=_close)
+            found = await self._threads.soon(_open_file, path, unclaimed=_close)
         except OSError as error:
             log.warning("a stored blob cannot be opened", digest=str(digest), error=str(error))
             return Verdict.UNREADABLE

@@ -6,6 +6,7 @@ end: a caller who is cancelled leaves it running, so no file is left half writte
 """
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ Value = TypeVar("Value")
 Args = TypeVarTuple("Args")
 
 DISK_THREADS: Final = 8
+ANSWER_WITHIN_S: Final = 5.0  # a client that waits longer for a disk is better served by the upstream
 HASH_THREADS: Final = 2  # sha256 releases the GIL: two threads gave 3.0 GB/s, more only fight for cores
 
 
@@ -26,7 +28,10 @@ LOWEST: Final = 19  # nice; schedulers derive a thread's I/O priority from it (i
 class Threads:
     """Three pools. `async with Threads() as threads:` waits for their work on the way out."""
 
-    def __init__(self, disk: int = DISK_THREADS, hashing: int = HASH_THREADS) -> None:
+    def __init__(
+        self, disk: int = DISK_THREADS, hashing: int = HASH_THREADS, *, answer_within_s: float = ANSWER_WITHIN_S
+    ) -> None:
+        self.answer_within_s = answer_within_s
         self.disk_pool = ThreadPoolExecutor(disk, thread_name_prefix="disk")
         self.hash_pool = ThreadPoolExecutor(hashing, thread_name_prefix="hash")
         self.last_pool = ThreadPoolExecutor(1, thread_name_prefix="last", initializer=_step_back)
@@ -37,6 +42,23 @@ class Threads:
     ) -> Value:
         """Run `work(*args)` in the disk pool. `unclaimed` gets its result if the caller was cancelled meanwhile."""
         return await self._run(self.disk_pool, lambda: work(*args), unclaimed)
+
+    async def soon(
+        self,
+        work: Callable[[*Args], Value],
+        *args: *Args,
+        patience: float = 1.0,
+        unclaimed: Callable[[Value], object] | None = None,
+    ) -> Value:
+        """As `disk`, for what a client waits for: TimeoutError, which is an OSError, when the disk gives no answer for
+        `patience` times `answer_within_s`. The work itself goes on.
+        """
+        within_s = self.answer_within_s * patience
+        try:
+            async with asyncio.timeout(within_s):
+                return await self.disk(work, *args, unclaimed=unclaimed)
+        except TimeoutError as cause:
+            raise TimeoutError(errno.ETIMEDOUT, f"the disk gave no answer within {within_s:g} s") from cause
 
     async def hash(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
         """Run `work(*args)` in the hash pool."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy.events import NotStored, StorageDegraded, StorageRecovered
+from proxy.store.threads import ANSWER_WITHIN_S, DISK_THREADS
+from proxy.tasks import Tasks
 from tests.support.clock import Clock
 from tests.support.images import blob, manifest
 from tests.support.kept import Kept
@@ -147,6 +150,33 @@ async def test_a_disk_that_is_gone(disk: Volume, registry: Registry, clock: Cloc
         assert reasons(proxy) == {"disk"}
         proxy.rooms.disk.parts.mkdir(0o700)
         await proxy.rooms.capacity.trouble.try_now()
+        assert (await proxy.pull(cold)).body == cold.data
+        await proxy.quiet()
+        assert proxy.stored(cold.digest) == cold.data
+
+
+async def test_a_disk_that_hangs(disk: Volume, registry: Registry, clock: Clock) -> None:
+    """Every disk thread stands: what is here is fetched again, what is not streams; no client waits for the disk."""
+    held, cold = registry.add_blob(REPOSITORY, blob(500_000, seed=1)), registry.add_blob(REPOSITORY, blob(MIB, seed=2))
+    async with proxied(disk, registry, clock) as proxy, Tasks() as tasks:
+        assert (await proxy.pull(held)).body == held.data
+        await proxy.quiet()
+        threads = proxy.rooms.disk.threads
+        threads.answer_within_s = 0.05
+        stand = threading.Event()
+        for _ in range(DISK_THREADS):
+            tasks.start(threads.disk(stand.wait), name="hang", report=False)
+        try:
+            for wanted in (cold, held):
+                answer = await proxy.pull(wanted)
+                assert (answer.status, answer.body) == (200, wanted.data)
+            assert "disk_slow" in reasons(proxy)
+        finally:
+            stand.set()
+        threads.answer_within_s = ANSWER_WITHIN_S
+        await proxy.rooms.capacity.trouble.try_now()
+        await proxy.quiet()
+        assert (await proxy.pull(held)).headers["Cache-Status"].endswith("; hit")
         assert (await proxy.pull(cold)).body == cold.data
         await proxy.quiet()
         assert proxy.stored(cold.digest) == cold.data
