@@ -46,12 +46,15 @@ class Access:
 
 
 class Origin:
-    """A docker-registry in a directory of its own. `users` (name -> password) turns basic authentication on."""
+    """A docker-registry in a directory of its own. `users` (name -> password) turns basic authentication on; `auth` is
+    another `auth` section of its config.
+    """
 
-    def __init__(self, directory: Path, *, users: dict[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, *, users: dict[str, str] | None = None, auth: str = "") -> None:
         self.directory = directory
         self.storage = directory / "storage"
         self._users = users or {}
+        self._section = auth
         self._server: Server | None = None
         self._lines: list[str] = []  # of the processes before this one
         self._port = 0
@@ -91,7 +94,7 @@ class Origin:
 
     def _auth(self) -> str:
         if not self._users:
-            return ""
+            return self._section
         return f"auth: {{htpasswd: {{realm: origin, path: {self.directory / 'htpasswd'}}}}}"
 
     async def set_passwords(self) -> None:

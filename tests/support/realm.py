@@ -107,13 +107,17 @@ class Realm(Site):
         scopes = [scope for name, value in asked if name == "scope" for scope in value.split()]
         return self._grant(scopes, user[0] if user else None)
 
+    def mint(self, repositories: frozenset[str], user: str | None, lifetime_s: float) -> str:
+        """A new token's text."""
+        return secrets.token_urlsafe(self.shape.length)
+
     def _grant(self, scopes: list[str], user: str | None) -> Answer:
         wanted = {match["repository"] for scope in scopes if (match := SCOPE.fullmatch(scope))}
         allowed = wanted if user is not None else wanted - self.private
         if wanted and not allowed and self.shape.refuse_anonymous is not None:
             return self.shape.refuse_anonymous
-        token = secrets.token_urlsafe(self.shape.length)
         lifetime_s = 60 if self.shape.expires_in is None else self.shape.expires_in
+        token = self.mint(frozenset(allowed), user, lifetime_s)
         self.grants[token] = Grant(frozenset(allowed), self._clock() + lifetime_s, user)
         body: dict[str, object] = dict.fromkeys(self.shape.keys, token)
         if self.shape.expires_in is not None:
