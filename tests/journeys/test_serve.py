@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.support.images import Blob
 from tests.support.process import environment
 from tests.support.pulling import Pulling
 from tests.support.registry import Registry
+from tests.support.tls import Authority
 
 SIZE = 300_000
 
@@ -261,6 +263,38 @@ async def test_sighup_and_a_changed_file_reload(served: CisternProcess, registry
         await served.logged(lambda line: line["event"] == "config taken over" and line["rules"] == 0)
         allowed = await asked(served.registry_url, manifest)
         assert (allowed.status, len(await allowed.rest()) > 0) == (200, True)
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(
+    short_tmp: Path, registry: Registry, ca: Authority
+) -> None:
+    """Replaced as cert-manager does, and seen by itself; half of the pair in between changes nothing and is told."""
+    (short_tmp / "new").mkdir()
+    chain, key = ca.files(short_tmp, "localhost")
+    other = Authority(short_tmp)
+    tls = {"certificate": str(chain), "key": str(key)}
+    served = CisternProcess(short_tmp / "cistern", config(registry, registry={"tls": tls}))
+
+    async def shown(trusted: Authority) -> None:
+        """Shake hands; raises SSLCertVerificationError if another authority's certificate is shown."""
+        port = int(served.registry_url.rpartition(":")[2])
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=trusted.client(), server_hostname="localhost"
+        )  # fmt: skip
+        writer.transport.abort()
+
+    async with served:
+        await shown(ca)
+        new_chain, new_key = other.files(short_tmp / "new", "localhost")
+        os.replace(new_chain, chain)
+        problem = await told(served, "config refused, the old one stays")
+        assert problem["problem"].startswith(f"registry.tls: {chain} and {key} do not serve")
+        await shown(ca)
+        os.replace(new_key, key)
+        await told(served, "config taken over")
+        await shown(other)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await shown(ca)
 
 
 async def test_a_reload_while_it_drains_disturbs_nobody(

@@ -11,8 +11,21 @@ from proxy.upstream.client import Clients
 from proxy.upstream.endpoints import IDLE_LOOKS
 from proxy.upstream.session import DECIDING
 from tests.support.site import settled
+from tests.support.tls import Authority
 from tests.unit.test_token import BASIC, MANIFEST, Registry, token
-from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, clients, config, digest_of, receive, source
+from tests.unit.upstream_peers import (
+    NAME,
+    PRIVATE,
+    Asked,
+    Peer,
+    Reply,
+    Resolver,
+    clients,
+    config,
+    digest_of,
+    receive,
+    source,
+)
 
 BODY = bytes(range(256)) * 64
 
@@ -107,6 +120,30 @@ async def test_a_bad_authority_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(ConfigInvalid, match=r"missing\.pem"):
             upstreams.plan(config(peer.url(), tls={"ca": str(tmp_path / "missing.pem")}))
         assert upstreams.endpoints(NAME) == before
+
+
+async def test_another_authority_counts_from_the_next_connection(tmp_path: Path) -> None:
+    """The same file with other content: the endpoint is another, and trusts what the file says now."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    first, second = Authority(tmp_path / "one"), Authority(tmp_path / "two")
+    file = tmp_path / "ca.pem"
+    copy(first, file)
+    async with Peer(lambda _asked: Reply(body=MANIFEST), tls=second.server("localhost")) as peer:
+        settings = config(peer.url("localhost"), tls={"ca": str(file)})
+        async with clients(settings, resolver=Resolver(localhost=PRIVATE)) as upstreams:
+            with pytest.raises(UpstreamUnavailable):
+                await upstreams.get_manifest(source(), "1")
+            before = upstreams.endpoints(NAME)
+            take(upstreams, settings)
+            assert upstreams.endpoints(NAME) == before  # the same content: nothing is opened anew
+            copy(second, file)
+            take(upstreams, settings)
+            assert (await upstreams.get_manifest(source(), "1")).body == MANIFEST
+
+
+def copy(authority: Authority, file: Path) -> None:
+    file.write_bytes(authority.path.read_bytes())
 
 
 async def test_a_bad_proxy_changes_nothing() -> None:
