@@ -68,6 +68,14 @@ class Failed:
     repeat_s: float
 
 
+def _bare(error: UpstreamFault) -> UpstreamFault:
+    """The same error without where it was raised: a remembered traceback would keep the bodies of its call."""
+    copied = type(error).__new__(type(error))
+    copied.args = error.args
+    copied.__dict__.update(error.__dict__)
+    return copied
+
+
 class Attempts:
     """The attempts at one upstream. `thing` names what is asked for, whoever asks."""
 
@@ -131,7 +139,7 @@ class Attempts:
         is_back = goes_on and self._answered_at > failed.at
         is_over = self._monotonic() - failed.at >= failed.repeat_s
         if not (is_back or is_over) and not self._budget.take():
-            raise failed.error.with_traceback(None)
+            raise _bare(failed.error)
 
     def _note(self, thing: Hashable, error: UpstreamFault) -> None:
         """A repeat costs a retry for a second, for two when it fails again, and so on up to the policy's bound."""
@@ -140,7 +148,7 @@ class Attempts:
             return
         before = self._failed.get(thing)
         grown_s = 0.0 if before is None or now - before.at > FORGOTTEN_S else before.repeat_s * 2
-        self._failed[thing] = Failed(error, now, min(max(grown_s, REPEAT_S), most_s))
+        self._failed[thing] = Failed(_bare(error), now, min(max(grown_s, REPEAT_S), most_s))
 
     def _ordered(self, thing: Hashable, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         """Healthy ones first, in their order; last the one where the body of this very thing broke off."""

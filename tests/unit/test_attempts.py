@@ -141,6 +141,23 @@ async def test_a_repeat_is_answered_alike_for_a_second_then_for_two() -> None:
             assert (await upstreams.get_manifest(source(), "1")).body == MANIFEST
 
 
+async def test_a_remembered_failure_keeps_no_frames() -> None:
+    """What is told again is an error of its own, with the same facts: no call and no body hangs on it."""
+    async with (
+        Peer(lambda _asked: Reply(503, [("Retry-After", "7")])) as registry,
+        clients(config(registry.url(), breaker=NEVER_OPENS), monotonic=Hand()) as upstreams,
+    ):
+        told = []
+        for _ in range(6):
+            with pytest.raises(UpstreamUnavailable) as refused:
+                await upstreams.get_manifest(source(), "1")
+            told.append(refused.value)
+        first, last = told[0], told[-1]
+        assert len({id(one) for one in told}) == 6
+        assert (str(last), last.retry_after_s, last.failure) == (str(first), 7.0, first.failure)
+        assert last.__context__ is None
+
+
 async def test_another_endpoint_costs_no_retry() -> None:
     """With the first endpoint down every client is served by the second, whatever the budget."""
     async with (
