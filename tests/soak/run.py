@@ -43,8 +43,8 @@ CONFIG: Final[dict[str, Any]] = {
 UPSTREAM: Final[dict[str, Any]] = {
     "plain_http": True,
     "proxy": "none",
-    "breaker": {"reset_after": "1s"},
-    "timeouts": {"connect": "1s", "headers": "2s", "stall": "1s"},
+    "breaker": {"reset_after": "500ms"},
+    "timeouts": {"connect": "3s", "headers": "4s", "stall": "3s"},  # a busy machine is slow, too
 }
 
 
@@ -146,7 +146,8 @@ class Soak:
                 await self._pull(kind, repository, rng)
             await asyncio.sleep(rng.uniform(*PAUSE_S))
 
-    async def _pull(self, kind: Client, repository: str, rng: random.Random) -> None:
+    async def _pull(self, kind: Client, repository: str, rng: random.Random) -> bool:
+        """One pull, judged; whether it got everything."""
         errand = Errand(self.content, self.cistern.netloc, repository, random.Random(rng.getrandbits(64)), self.scratch)
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -171,6 +172,8 @@ class Soak:
                 and self._max_size is None  # else it may be gone again at any moment
             ):
                 self.content.hold(repository, errand.image)
+            return True
+        return False
 
     async def _probe(self) -> None:
         """A load balancer: the rule's probe is good whatever the upstream does, while Cistern runs."""
@@ -214,10 +217,8 @@ class Soak:
 
     async def _settle(self) -> None:
         """All is well again: every repository pulls whole, nothing runs, the store is true, nothing has grown."""
-        await asyncio.sleep(max(GRACE_S, *GRACE_OF.values()))
-        for repository in sorted(self.content.images):
-            for _ in range(2):  # a kept part of wrong bytes may cost one pull
-                await self._pull(plain, repository, self.trouble.chance("sweep"))
+        await asyncio.sleep(GRACE_S)
+        await asyncio.gather(*(self._sweep(repository) for repository in sorted(self.content.images)))
         await self._idle()
         self.report.jobs_left = int(await self._metric("cistern_hydrations_queued"))
         await self._look()
@@ -232,6 +233,16 @@ class Soak:
         if code != 0:
             self.report.fault(f"it ended with {code}")
         self._judge_log()
+
+    async def _sweep(self, repository: str) -> None:
+        """One repository pulls whole again, at the latest when the last gate has opened."""
+        loop, rng = asyncio.get_running_loop(), self.trouble.chance(f"sweep {repository}")
+        deadline = loop.time() + max(SETTLE_S, *GRACE_OF.values())
+        while not await self._pull(plain, repository, rng):
+            if loop.time() > deadline:
+                self.report.fault(f"{repository} does not pull, though all is well again")
+                return
+            await asyncio.sleep(1.0)
 
     async def _idle(self) -> None:
         """Wait until nothing is on its way any more; jobs that wait for their next attempt may go on waiting."""

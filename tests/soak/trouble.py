@@ -20,8 +20,8 @@ from tests.support.faults import End, FaultProxy
 from tests.support.wire import Answer, Fault
 
 BOTH: Final = ("GET", "HEAD")
-CALM_S: Final = (0.5, 4.0)  # between two troubles of the upstream
-TROUBLE_S: Final = (0.3, 3.0)
+CALM_S: Final = (0.5, 10.0)  # between two troubles of the upstream: in the longer ones nothing is excused
+TROUBLE_S: Final = (0.3, 5.0)
 MOVE_S: Final = (0.5, 1.5)
 LIFE_S: Final = (6.0, 14.0)  # from one start of Cistern to its next end
 RELOAD_S: Final = (1.0, 4.0)

@@ -13,9 +13,9 @@ from typing import Final
 HARMLESS: Final = frozenset({"slow", "narrow", "reload", "broken reload", "move", "evict"})
 # Cistern itself is away: whatever is pulled meanwhile may fail.
 AWAY: Final = frozenset({"killed", "terminated"})
-GRACE_S: Final = 3.0  # breakers and remembered failures end within so much after the trouble
+GRACE_S: Final = 4.0  # probes back off to four times `reset_after`, and a failure is remembered for a second
 # A gate closes for longer with each 429 in a row. (One without Retry-After would close it for a quarter of an hour.)
-GRACE_OF: Final = {"429": 10.0}
+GRACE_OF: Final = {"429": 60.0}
 
 
 @dataclass(slots=True)
