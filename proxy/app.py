@@ -112,7 +112,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             pull,
             manifests,
             lambda rule, place: current.rules.route_in(rule, place),
-            concurrency=config.hydrate.concurrency,
+            concurrency=lambda: current.config.hydrate.concurrency,
         )
         holdings = Holdings(ground)
         evict = Evict(ground, holdings, manifests, lambda: current.rules)

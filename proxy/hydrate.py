@@ -13,8 +13,9 @@ from typing import Final, Protocol
 
 from cachetools import Cache, LRUCache, TTLCache
 
+from proxy.downloads.bell import Bell
 from proxy.errors import CisternError, Overloaded, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
-from proxy.events import BlobAsked, Evicted, HydrationEnded, ManifestFetched
+from proxy.events import BlobAsked, ConfigTaken, Evicted, HydrationEnded, ManifestFetched
 from proxy.ground import Ground
 from proxy.log import logger
 from proxy.manifests import Manifests
@@ -48,6 +49,34 @@ async def wait_at_most(signal: Awaitable[object], seconds: float) -> None:
             await signal
 
 
+class Permits:
+    """So many at once as `most` says at that moment; when it says fewer, those inside go on."""
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        self._most = most
+        self._held = 0
+        self._bell = Bell()
+
+    async def acquire(self) -> None:
+        while self._held >= self._most():
+            await self._bell.wait()
+        self._held += 1
+
+    def release(self) -> None:
+        self._held -= 1
+        self._bell.ring()
+
+    def look_again(self) -> None:
+        """`most` may say something else now."""
+        self._bell.ring()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
 class Hydrate:
     """The durable queue and its workers. `route_of` turns a job's rule and place into a route, None if it is gone."""
 
@@ -58,7 +87,7 @@ class Hydrate:
         manifests: Manifests,
         route_of: Callable[[str, Place], Route | None],
         *,
-        concurrency: int,
+        concurrency: Callable[[], int],
         wait: Wait = wait_at_most,
     ) -> None:
         self._pull = pull
@@ -67,8 +96,8 @@ class Hydrate:
         self._tasks = ground.tasks
         self._events = ground.events
         self._route_of = route_of
-        self._images = asyncio.Semaphore(concurrency)
-        self._blobs = asyncio.Semaphore(concurrency)
+        self._images = Permits(concurrency)
+        self._blobs = Permits(concurrency)
         self._clock = ground.clock
         self._rng = ground.rng
         self._wait = wait
@@ -82,6 +111,7 @@ class Hydrate:
         ground.events.listen(ManifestFetched, lambda event: self._hear(event, self._noted))
         ground.events.listen(BlobAsked, lambda event: self._hear(event, self._seen))
         ground.events.listen(Evicted, self._forget)
+        ground.events.listen(ConfigTaken, self._look_again)
 
     def _hear(self, event: ManifestFetched | BlobAsked, known: Cache[tuple[Place, Digest], bool]) -> None:
         """Take an event once per place and digest. A full queue drops it: the next client's request tells again."""
@@ -89,6 +119,11 @@ class Hydrate:
         if event.route.hydrate and key not in known and not self._heard.full():
             known[key] = True
             self._heard.put_nowait(event)
+
+    def _look_again(self, _event: ConfigTaken) -> None:
+        """Another `concurrency` counts from the next image and blob on."""
+        self._images.look_again()
+        self._blobs.look_again()
 
     def _forget(self, event: Evicted) -> None:
         """What was dropped and is pulled again is an image like any other."""

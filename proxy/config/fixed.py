@@ -1,4 +1,4 @@
-"""The keys that a running server cannot change: sockets are bound, the directory is locked, pools have their size.
+"""The keys that a running server cannot change: sockets are bound, and the directory is locked.
 
 Pure. A reload takes everything else over and names these, so that one changed port does not hold back a deny rule.
 """
@@ -14,7 +14,6 @@ FIXED: Final = (
     "registry.tls",
     "admin.listen",
     "cache.directory",
-    "hydrate.concurrency",
 )
 
 

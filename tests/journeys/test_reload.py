@@ -275,13 +275,34 @@ async def test_an_upstream_that_cannot_be_reached_is_no_bad_configuration(
 
 async def test_a_key_that_cannot_change_keeps_its_value_and_is_named(server: Reloading, registry: Registry) -> None:
     """All else of the file is taken over; the key is no longer named once the file has the running value again."""
-    changed = text(registry, hydrate={"concurrency": 9, "image": "none"}, implicit_rules=False)
-    assert await server.take(changed)
+    name = server.rooms.config.registry.name
+    assert await server.take(text(registry, registry={"name": "another", "drain": "7s"}, implicit_rules=False))
     config = server.rooms.config
-    assert (config.hydrate.concurrency, config.hydrate.image, config.implicit_rules) == (4, "none", False)
-    assert (await health(server))["config"] == {"status": "ok", "restart_needed_for": ["hydrate.concurrency"]}
+    assert (config.registry.name, config.registry.drain_s, config.implicit_rules) == (name, 7.0, False)
+    assert (await health(server))["config"] == {"status": "ok", "restart_needed_for": ["registry.name"]}
     assert await server.take(text(registry))
     assert (await health(server))["config"] == {"status": "ok"}
+
+
+async def test_another_concurrency_counts_at_once(server: Reloading, registry: Registry) -> None:
+    """More images are hydrated beside the one that is at work; fewer let those go on."""
+    pictures = [registry.add(f"team/{n}", "1", images.manifest(images.blob(500 + n), images.blob(SIZE, seed=n + 7)))
+                for n in range(2)]  # fmt: skip
+    gates = [registry.hold(picture.layers[1].digest, after_bytes=1000) for picture in pictures]
+    assert await server.take(text(registry, hydrate={"concurrency": 1}))
+    for number, picture in enumerate(pictures):
+        for path in (f"manifests/{picture.digest}", f"blobs/{picture.layers[0].digest}"):
+            assert await server.pull(f"/v2/{HUB}/team/{number}/{path}") == 200
+    await server.rooms.hydrate.heard()
+    await gates[0].reached()
+    assert registry.requests_for(pictures[1].layers[1].digest) == 0
+    assert await server.take(text(registry, hydrate={"concurrency": 2}))
+    await gates[1].reached()
+    assert await server.take(text(registry, hydrate={"concurrency": 1}))
+    for gate in gates:
+        gate.open()
+    await server.rooms.hydrate.finished()
+    assert {job.state for job in await server.rooms.ground.index.jobs("done")} == {"done"}
 
 
 # Many at once

@@ -23,9 +23,8 @@ CHANGED: Final[dict[str, str]] = {
     "registry.tls": "{certificate: /none.crt, key: /none.key}",
     "admin.listen": "127.0.0.1:1",
     "cache.directory": "/elsewhere",
-    "hydrate.concurrency": "9",
 }
-BESIDE: Final = {"registry": "drain: 7s", "cache": "keep_free: 7%", "hydrate": "image: none", "admin": ""}
+BESIDE: Final = {"registry": "drain: 7s", "cache": "keep_free: 7%", "admin": ""}
 
 
 @pytest.mark.parametrize("key", CHANGED)
