@@ -9,7 +9,7 @@ import pytest
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
-from tests.support.proxy import Proxy, proxied
+from tests.support.proxy import UPSTREAM, Proxy, proxied
 from tests.support.registry import Registry
 
 REPOSITORY = "team/app"
@@ -97,3 +97,59 @@ async def test_a_first_caller_who_leaves_does_not_end_the_check_for_the_others(
     assert bodies == [image.manifest.data] * 9
     assert registry.requests_for("1") == 1
     assert registry.requests_for(image.digest) == 0
+
+
+@pytest.mark.parametrize(
+    "jumps_s",
+    [[3600.0, -3600.0], [-1_800_000_000.0, 1_800_000_000.0], [350_000_000.0, -350_000_000.0]],
+    ids=["an hour on and back", "to 1970 and back", "to 2038 and back"],
+)
+async def test_a_clock_that_jumps_makes_no_storm_and_nothing_eternal(
+    cache_dir: Path, registry: Registry, clock: Clock, jumps_s: list[float]
+) -> None:
+    """After each jump a tag costs one check, whoever asks and how often; what is fresh is fresh again, what is missing
+    is asked for again, and neither breaker nor gate hears of it.
+    """
+    tags = [str(number) for number in range(10)]
+    for tag in tags:
+        registry.add("team/app", tag, manifest(blob(2000 + int(tag))))
+    async with proxied(cache_dir, registry, lambda: clock()) as proxy:  # the time of day jumps, and nothing else
+        for jump_s in [0.0, *jumps_s]:
+            clock.advance(jump_s)
+            registry.forget()
+            for _ in range(3):
+                answers = await asyncio.gather(*(proxy.ask(f"team/app/manifests/{tag}") for tag in tags * 5))
+                assert {answer.status for answer in answers} == {200}
+                assert not any("Warning" in answer.headers for answer in answers)
+                assert (await proxy.ask("team/app/manifests/absent")).status == 404
+            assert all(registry.requests_for(tag, "HEAD") + registry.requests_for(tag) <= 1 for tag in tags)
+            assert registry.requests_for("absent") + registry.requests_for("absent", "HEAD") <= 2
+            [state] = proxy.rooms.upstreams.states(UPSTREAM)
+            assert (state.circuit, state.throttled) == ("closed", ())
+
+
+@pytest.mark.parametrize(
+    "text", ["Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", "-1", "soon", "1e9"]
+)
+@pytest.mark.parametrize("now_jump_s", [0.0, -1_800_000_000.0], ids=["clock right", "clock in 1970"])
+async def test_a_retry_after_of_any_kind_is_bounded(
+    cache_dir: Path, registry: Registry, clock: Clock, text: str, now_jump_s: float
+) -> None:
+    """Ten years, the past, a negative number, a word: held content flows, the rest is refused for an hour at most and
+    not asked for meanwhile; then it is, and is served.
+    """
+    registry.add("team/app", "1", manifest(blob(2000)))
+    registry.add("team/app", "2", manifest(blob(2001)))
+    async with proxied(cache_dir, registry, clock) as proxy:
+        held = await proxy.ask("team/app/manifests/1")
+        clock.advance(now_jump_s)
+        registry.script("2", script.throttle(text), methods=("GET", "HEAD"))
+        refused = await proxy.ask("team/app/manifests/2")
+        assert (refused.status, 1 <= int(refused.headers["Retry-After"]) <= 3700) == (503, True)
+        registry.heal()
+        registry.forget()
+        assert (await proxy.ask("team/app/manifests/2")).status == 503
+        assert (await proxy.ask(f"team/app/manifests/{held.headers['Docker-Content-Digest']}")).status == 200
+        assert registry.requests == []
+        clock.advance(3700)
+        assert (await proxy.ask("team/app/manifests/2")).status == 200
