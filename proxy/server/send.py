@@ -8,6 +8,7 @@ import asyncio
 import errno
 import io
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,9 +20,16 @@ from proxy.oci import Span
 from proxy.store.base import ContentBad
 from proxy.store.threads import Threads
 
-BLOCK: Final = 4 << 20  # bytes per sendfile call, so that a stalled client is noticed
+BLOCK: Final = 4 << 20  # bytes of the first sendfile call, so that a stalled client is noticed
+# A client that took a block within BLOCK_FAST_S gets the next one twice as long, up to BLOCK_MAX: each call costs the
+# event loop 0.1 ms, and blocks of 16 MiB gave 8.2 GB per CPU second where those of 4 gave 7.2 (nginx: 9.6).
+BLOCK_MAX: Final = 16 << 20
+BLOCK_FAST_S: Final = 2.0
 BLOCK_TIMEOUT_S: Final = 300.0  # for one block; containerd itself gives up after 5 minutes without progress
-COPY: Final = 1 << 20  # bytes per read where sendfile cannot serve (TLS, chunked)
+# Bytes per read where sendfile cannot serve (TLS, chunked): what is read, encrypted and sent stays in the processor's
+# cache. With 1 MiB in a thread each, 16 TLS connections got 0.8 GB per CPU second; read here into one buffer, 1.4.
+COPY: Final = 128 << 10
+TURN: Final = 1 << 20  # bytes of one client before the others' turn
 
 
 class Body(Protocol):
@@ -54,15 +62,16 @@ class Wire:
 
     async def send(self, body: Body, span: Span) -> None:
         """Send `span`. Raises ConnectionError: the client left, or BodyDropped."""
-        offset = span.start
+        offset, block, now = span.start, BLOCK, asyncio.get_running_loop().time
         while offset < span.stop:
-            end = min(await _ready(body, offset), span.stop, offset + BLOCK)
+            end = min(await _ready(body, offset), span.stop, offset + block)
             if end <= offset:
                 raise BodyDropped(f"the body ended at byte {offset} of {span.stop}")
             if (data := body.memory(offset, end)) is not None:
                 await self._write(data)
                 offset += len(data)
                 continue
+            began = now()
             try:
                 sent = await self._block(body.file, offset, end - offset)
             except OSError as error:
@@ -73,6 +82,7 @@ class Wire:
                 body.failed(OSError(errno.EIO, f"it ends at byte {offset + sent}"))
                 raise BodyDropped(f"the file ended at byte {offset + sent}, {end} were promised")
             offset = end
+            block = min(2 * block, BLOCK_MAX) if now() - began < BLOCK_FAST_S else BLOCK
 
     async def send_all(self, body: Body) -> None:
         """Send a body whose size nobody told (chunked), to its end. Raises as `send` does."""
@@ -114,15 +124,33 @@ class Wire:
 
     async def _copy(self, file: io.FileIO, offset: int, length: int) -> int:
         """Read and write: user-space TLS and chunked bodies pass through this process."""
-        sent = 0
+        sent, turn, buffer = 0, 0, bytearray(COPY)
         while sent < length:
-            wanted = min(COPY, length - sent)
-            data = await self.threads.disk(os.pread, file.fileno(), wanted, offset + sent)
-            if not data:
+            view = memoryview(buffer)[: length - sent]
+            count = await self._read(file, view, offset + sent)
+            if count == 0:
                 break
-            await self.response.write(data)
-            sent += len(data)
+            await self.response.write(view[:count])
+            sent += count
+            if self._unsent:  # somebody down there still holds on to it
+                buffer = bytearray(COPY)
+            if sent >= turn + TURN:  # a fast client must not keep the loop from all others
+                turn = sent
+                await asyncio.sleep(0)
         return sent
+
+    async def _read(self, file: io.FileIO, view: memoryview, offset: int) -> int:
+        """What is in the page cache is copied at once, a thread waits for the rest. 0: the file ends here."""
+        with suppress(OSError):  # not in memory, or a file system that cannot tell; a disk's own fault is met again
+            count = os.preadv(file.fileno(), [view], offset, os.RWF_NOWAIT)
+            if count:
+                return count
+        return await self.threads.disk(os.preadv, file.fileno(), [view], offset)
+
+    @property
+    def _unsent(self) -> int:
+        transport = self.request.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
 
 
 async def _ready(body: Body, offset: int) -> int:
