@@ -13,7 +13,7 @@ from proxy.capacity import Capacity, Limits
 from proxy.config import Config, ScrubConfig
 from proxy.current import Current
 from proxy.downloads.room import Downloads
-from proxy.events import Events, IntegrityFailed
+from proxy.events import Events, IntegrityFailed, StoreReplaced
 from proxy.evict import Evict, MakeRoom
 from proxy.exchange import Exchange
 from proxy.grace import Grace
@@ -198,7 +198,10 @@ def _open_disk(config: Config, events: Events, world: World) -> AbstractAsyncCon
     def on_bad(digest: Digest, why: str, aside: str) -> None:
         events.publish(IntegrityFailed("store", digest, None, f"{why}; {f'set aside as {aside}' if aside else 'gone'}"))
 
-    return open_disk(config.cache.directory, clock=world.clock, on_bad=on_bad)
+    def on_replaced() -> None:
+        events.publish(StoreReplaced())
+
+    return open_disk(config.cache.directory, clock=world.clock, on_bad=on_bad, on_replaced=on_replaced)
 
 
 def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, events: Events, world: World) -> Ground:

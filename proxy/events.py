@@ -98,6 +98,11 @@ class StorageRecovered:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreReplaced:
+    """Another directory stands where the cache directory stood: what was stored may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class TagMoved:
     """A tag resolved to another digest than before."""
 

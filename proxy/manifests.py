@@ -11,7 +11,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from proxy.errors import ManifestUnknown, NotKept, UpstreamLied, UpstreamNotFound, WrongDigest
-from proxy.events import IntegrityFailed, NotStored
+from proxy.events import IntegrityFailed, NotStored, StoreReplaced
 from proxy.flights import Flights
 from proxy.ground import Ground
 from proxy.log import logger
@@ -46,10 +46,23 @@ class Manifests:
         self._threads = ground.threads
         self._upstreams = ground.upstreams
         self._events = ground.events
+        self._tasks = ground.tasks
+        ground.events.listen(StoreReplaced, self._hear_replaced)
         self._capacity = ground.capacity
         self._fetches: Flights[tuple[Source, str | Digest], Held] = Flights(ground.tasks, "fetch manifest")
         self._bodies: LRUCache[Digest, bytes] = LRUCache(MEMORY, getsizeof=len)
         self.forgotten = 0  # grows with every body that was deleted: what was held at one value is held at it still
+
+    def _hear_replaced(self, _: StoreReplaced) -> None:
+        self._tasks.start(self._put_again(), name="keep manifests again")
+
+    async def _put_again(self) -> None:
+        """Keep again what is in memory: it would be served from there, and be gone after the next start."""
+        for digest, body in list(self._bodies.items()):
+            try:
+                await self._store.put(body, digest)
+            except OSError as error:
+                log.warning("a manifest could not be kept again", digest=str(digest), error=str(error))
 
     async def held(self, place: Place, digest: Digest) -> Held | None:
         """The manifest, if this place holds it and its bytes are here and whole."""

@@ -6,6 +6,7 @@ broken, at the start or in the middle of work, is replaced by its `Keeper`, and 
 """
 
 import asyncio
+import os
 import queue
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -73,6 +74,7 @@ class Database:
         self.path = path
         self.was_made = False  # the file knew nothing when it was opened last
         self.generation = 0  # how often it was opened
+        self.inode = 0  # of the file that is open
         self.is_checked = False
         self.pending = 0  # changes asked for and not yet reported; read and written on the event loop only
         self._schema, self._synchronous = schema, synchronous
@@ -113,6 +115,7 @@ class Database:
             self._writer.close()
             raise
         self.generation += 1
+        self.inode = os.lstat(self.path).st_ino
         self._is_open = True
         sync_folder(self._files, self.path.parent)
 
@@ -187,6 +190,8 @@ class Database:
         if not size_of_file(self.path):
             with sqlite_faults(self.path.name):
                 copy_whole(self._writer, self.path, self._files)
+            for side in SIDE_FILES:  # of the old file, should they still stand there
+                forget(self._files, self.path.with_name(self.path.name + side))
         with self._using_reader:
             self._close_both()
             self._open_or_replace()

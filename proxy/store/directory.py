@@ -43,7 +43,7 @@ BEFORE_STAMP: Final = frozenset({"lock", "version.new", "lost+found"})
 KEPT_PARTS: Final = frozenset({".part", ".map"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Directory:
     """A directory that is ours until `release`.
 
@@ -66,6 +66,11 @@ class Directory:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
+
+    def take_over(self, again: "Directory") -> None:
+        """The same path was owned again, since another directory stands there now."""
+        os.close(self.lock)
+        self.lock = again.lock
 
     def release(self) -> None:
         """Give it up after a clean stop."""

@@ -76,6 +76,10 @@ class DiskStore:
         """Where a blob stands, or would."""
         return blob_path(self._blobs, digest)
 
+    def forget_shards(self) -> None:
+        """The directory is another one: no folder is known to be durable."""
+        self._durable_shards.clear()
+
     async def stat(self, digest: Digest) -> int | None:
         return await self._threads.soon(size_of_file, self.path_of(digest))
 

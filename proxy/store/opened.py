@@ -19,6 +19,7 @@ from proxy.store.index import SqliteIndex
 from proxy.store.quarantine import Quarantine
 from proxy.store.records import SqliteRecords
 from proxy.store.seals import Seals
+from proxy.store.standing import Standing
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 
@@ -63,9 +64,10 @@ async def open_disk(
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     clock: Callable[[], float] = time.time,
     on_bad: Bad = tell_bad,
+    on_replaced: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Disk]:
     """Own, lay out and open `directory`; on the way out back up and close. `pause` waits between backups; `on_bad`
-    hears of every blob that is found bad.
+    hears of every blob that is found bad, `on_replaced` when another directory had to be owned at the same path.
 
     StoreBusy: another server has it. StoreRefused: it cannot be used, and why. OSError: the disk failed.
     """
@@ -91,6 +93,8 @@ async def open_disk(
         tasks.start(_every(SYNC_EVERY_S, seals.sync, pause), name="sync point")
         tasks.start(_every(FLUSH_EVERY_S, index.flush, pause), name="write last uses")
         tasks.start(_every(BACKUP_EVERY_S, records.backup, pause), name="back up records")
+        standing = Standing(owned, records, index, blobs, threads, files, boot_id, on_replaced)
+        tasks.start(standing.run(pause), name="see that the directory stands")
         yield Disk(owned, blobs, records, index, seals, threads, ledger, files)
 
 

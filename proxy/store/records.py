@@ -52,7 +52,7 @@ class SqliteRecords:
     """Records on disk, one server's own. Open with `SqliteRecords.open` in a disk thread."""
 
     def __init__(self, database: Database, keeper: RecordsKeeper, files: Filesystem) -> None:
-        self._database = database
+        self.database = database
         self._keeper = keeper
         self._files = files
         self._tags: _Recent[tuple[Place, str], TagRecord] = _Recent()
@@ -77,7 +77,7 @@ class SqliteRecords:
         if not found:
             return None
         [(_, _, record)] = found
-        if changes == self._tags.changes and not self._database.pending:
+        if changes == self._tags.changes and not self.database.pending:
             self._tags.values[place, tag] = record
         return record
 
@@ -98,7 +98,7 @@ class SqliteRecords:
         found = await self._read(rows.ONE_LINK, (*_of(place), str(digest)), parse_link)
         if not found:
             return None
-        if changes == self._links.changes and not self._database.pending:
+        if changes == self._links.changes and not self.database.pending:
             self._links.values[place, digest] = found[0]
         return found[0]
 
@@ -131,16 +131,16 @@ class SqliteRecords:
         await self._change(rows.dropped(kind, place, names), lambda _: recent.change((), gone))
 
     async def _change(self, what: Sequence[Any], then: Callable[[list[Link]], object] | None = None) -> None:
-        await self._database.write(lambda connection: rows.apply(connection, what), then, entry=what)
+        await self.database.write(lambda connection: rows.apply(connection, what), then, entry=what)
 
     async def _read(self, query: str, values: Row, parse: Callable[[Row], Value]) -> list[Value]:
         """Parsed rows. A row that is damaged has the file replaced, and is asked for again."""
-        generation = self._database.generation
+        generation = self.database.generation
         try:
-            return [parse(row) for row in await self._database.read(query, values)]
+            return [parse(row) for row in await self.database.read(query, values)]
         except DatabaseBroken as error:
-            await self._database.mend(generation, error)
-        return [parse(row) for row in await self._database.read(query, values)]
+            await self.database.mend(generation, error)
+        return [parse(row) for row in await self.database.read(query, values)]
 
     async def refusals(self) -> dict[str, float]:
         return dict(await self._read(rows.REFUSALS, (), rows.parse_refusal))
@@ -153,7 +153,7 @@ class SqliteRecords:
 
     async def places(self) -> Sequence[Place]:
         query = "SELECT scope, repository FROM tags UNION SELECT scope, repository FROM links"
-        return [Place(scope, repository) for scope, repository in await self._database.read(query)]
+        return [Place(scope, repository) for scope, repository in await self.database.read(query)]
 
     async def links(self, place: Place) -> Sequence[Link]:
         return await self._read(f"{rows.LINKS} WHERE scope=? AND repository=?", _of(place), parse_link)
@@ -163,25 +163,25 @@ class SqliteRecords:
 
         OSError: the disk refuses.
         """
-        if not self._database.is_checked:
-            await self._database.check()
+        if not self.database.is_checked:
+            await self.database.check()
         if self._keeper.needs_backup:
             await self.backup()
 
     async def backup(self) -> None:
         """Bring the copy beside the records up to date, atomically; nothing if nothing changed since the last one."""
-        self._backed_up = await self._database.alone(self._copy)
+        self._backed_up = await self.database.alone(self._copy)
 
     def _copy(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        state = (self._database.generation, connection.total_changes)
+        state = (self.database.generation, connection.total_changes)
         if state != self._backed_up:
-            copy_whole(connection, self._database.path.with_name(BACKUP), self._files)
+            copy_whole(connection, self.database.path.with_name(BACKUP), self._files)
             self._keeper.backed_up(connection)
         return state
 
     async def move_in(self) -> None:
         """The folder is another one now: go on with what stands there, or bring all that is known. OSError: no."""
-        await self._database.move_in()
+        await self.database.move_in()
         for recent in (self._tags, self._links):
             recent.values.clear()
         await self.backup()
@@ -193,7 +193,7 @@ class SqliteRecords:
         except OSError as error:
             log.warning("records were not backed up at stop", error=str(error))
         finally:
-            await self._database.close()
+            await self.database.close()
             self._keeper.changes.close()
 
 

@@ -171,13 +171,13 @@ async def test_records_that_break_at_work_are_mended_at_work(tmp_path: Path) -> 
     await fill(records, range(COUNT // 2))
     await records.backup()
     await fill(records, range(COUNT // 2, COUNT))
-    await records._database.alone(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
+    await records.database.alone(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
     path = tmp_path / "records.sqlite"
     with path.open("r+b") as file:
         file.write(os.urandom(path.stat().st_size))
     records._tags.values.clear()
     records._links.values.clear()
-    await records._database.alone(forget_pages)
+    await records.database.alone(forget_pages)
     assert await records.tags(PLACE) == WANTED_TAGS
     await records.save_tag(PLACE, "new", record(1))
     assert (await records.tag(PLACE, "new")) == record(1)
@@ -196,9 +196,9 @@ async def test_a_disk_that_refuses_to_mend_is_asked_again(tmp_path: Path) -> Non
     records = await asyncio.to_thread(SqliteRecords.open, tmp_path, files)
     await fill(records, range(COUNT))
     files.at, files.sticky = len(files.steps) + 1, True
-    generation = records._database.generation
+    generation = records.database.generation
     with pytest.raises(OSError, match="injected"):
-        await records._database.mend(generation, DatabaseBroken(5, "found broken"))
+        await records.database.mend(generation, DatabaseBroken(5, "found broken"))
     with pytest.raises(OSError, match="injected"):
         await records.tags(PLACE)
     files.at = 0
