@@ -15,7 +15,7 @@ MANY: Final = 100_000  # objects made and kept; below that a collection is too s
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Collect nothing inside; what was made there is not looked at any more, if it is much."""
+    """Collect nothing inside, where nothing may wait; what was made is not looked at any more, if it is much."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -14,7 +14,6 @@ from typing import Final
 
 from proxy import __version__
 from proxy.app import World, open_rooms
-from proxy.collector import undisturbed
 from proxy.config import Config
 from proxy.edge import Edge, open_edge
 from proxy.events import ConfigTaken
@@ -32,8 +31,7 @@ FILES_BESIDE: Final = 1024
 
 def run(source: Source, *, log_format: Format) -> int:
     """Serve until a signal; the exit code. Raises CisternError or OSError when it cannot start."""
-    with undisturbed():
-        config = source.load()
+    config = source.load()
     with server_log(log_format):
         return asyncio.run(serve(source, config, announce=_print_line))
 

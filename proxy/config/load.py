@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from proxy.collector import undisturbed
 from proxy.config import builtin, checks, units
 from proxy.config import environ as variables
 from proxy.config import tree as trees
@@ -57,7 +58,8 @@ def parse(
     flags: Mapping[str, tuple[str, str]] | None = None,
 ) -> Config:
     """As `load`, from YAML text; `source` stands in for the file's name."""
-    return _config(trees.read(text, source), environ or {}, flags or {})
+    with undisturbed():
+        return _config(trees.read(text, source), environ or {}, flags or {})
 
 
 def _config(tree: Tree, environ: Mapping[str, str], flags: Mapping[str, tuple[str, str]]) -> Config:

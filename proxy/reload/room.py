@@ -6,7 +6,7 @@ counts. A configuration that is refused changes nothing at all. Requests that ru
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,8 @@ from proxy.upstream.endpoints import Plan
 
 log = logger("reload")
 LOOK_EVERY_S: Final = 1.0
+READ_WITHIN_S: Final = 60.0  # 100 000 rules take two seconds; a network mount may hang for ever
+PROBLEMS_MAX: Final = 100  # told of one file; `cistern check` tells all
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Reload:
         threads: Threads,
         *,
         asked: asyncio.Event,
+        read_within_s: float = READ_WITHIN_S,
     ) -> None:
         self._source = source
         self._current = current
@@ -60,6 +63,7 @@ class Reload:
         self._events = events
         self._threads = threads
         self._asked = asked
+        self._read_within_s = read_within_s
         self._seen: Marks = source.marks | look(source.files(current.config) - source.marks.keys())
 
     async def run(self) -> None:
@@ -86,17 +90,17 @@ class Reload:
     async def reload(self) -> bool:
         """Read everything anew and take it; whether it was taken. A refusal is told by an event."""
         try:
-            found = await self._threads.disk(self._read)
+            async with asyncio.timeout(self._read_within_s):
+                found = await self._threads.disk(self._read)
             self._upstreams.take(found.plan)  # first: it may refuse
         except ConfigInvalid as refused:
-            self._events.publish(ConfigRefused(tuple(refused.problems)))
-            return False
+            return self._refused(refused.problems)
+        except TimeoutError:
+            return self._refused([f"its files could not be read within {self._read_within_s:g} s"])
         except Exception as error:  # ours, and no reason to stop serving
             log.exception("a reload failed", error=repr(error))
-            self._events.publish(
-                ConfigRefused((f"an internal error, please report it: {type(error).__name__}; the log has its trace",))
-            )
-            return False
+            kind = type(error).__name__
+            return self._refused([f"an internal error, please report it: {kind}; the log has its trace"])
         # No await from here on: a request sees all of the old configuration, or all of the new one.
         blocked = found.config.block - self._current.blocked
         self._current.take(found.config, found.rules)
@@ -105,12 +109,13 @@ class Reload:
         self._events.publish(ConfigTaken(found.config, found.waiting, blocked, found.cautions))
         return True
 
+    def _refused(self, problems: Sequence[str]) -> bool:
+        told, more = tuple(problems[:PROBLEMS_MAX]), len(problems) - PROBLEMS_MAX
+        self._events.publish(ConfigRefused(told if more <= 0 else (*told, f"and {more} more: see `cistern check`")))
+        return False
+
     def _read(self) -> Found:
         """All that files say now. Blocks; changes nothing but what is watched. Raises ConfigInvalid."""
-        with undisturbed():
-            return self._read_undisturbed()
-
-    def _read_undisturbed(self) -> Found:
         running = self._current.config
         seen = look(self._source.files(running))  # before reading: what changes meanwhile is another one
         try:
@@ -121,8 +126,9 @@ class Reload:
         config, waiting = fixed(running, loaded)
         tls = config.registry.tls
         context = None if tls is None else context_of(tls.certificate, tls.key)
-        rules = Rules(config)
-        rules.listing()  # sorted here and now: of many rules that would hold up the loop
+        with undisturbed():
+            rules = Rules(config)
+            rules.listing()  # sorted here and now: of many rules that would hold up the loop
         cautions = tuple(self._source.cautions(config))
         found = Found(config, waiting, cautions, rules, self._upstreams.plan(config), context)
         self._seen = {path: seen[path] for path in self._source.files(loaded)}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -253,3 +254,28 @@ async def test_what_goes_wrong_in_a_reload_is_told_and_stops_nothing(
         assert isinstance(refused, ConfigRefused)
         assert "RuntimeError" in refused.problems[0]
         assert "a bug" not in refused.problems[0]  # whatever it says may be a secret
+
+
+async def test_files_that_cannot_be_read_hold_up_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount that hangs: told after a while, and the next reload is another try."""
+    release = threading.Event()
+    async with watched(home / "cistern.yaml") as server:
+        load = server.reload._source.load
+        monkeypatch.setattr(server.reload._source, "load", lambda: release.wait(20) and load())
+        monkeypatch.setattr(server.reload, "_read_within_s", 0.01)
+        assert not await server.reload.reload()
+        release.set()
+        monkeypatch.setattr(server.reload, "_read_within_s", 20.0)
+        assert await server.reload.reload()
+        [refused, _taken] = server.heard
+        assert refused == ConfigRefused(("its files could not be read within 0.01 s",))
+
+
+async def test_so_many_problems_are_told_and_no_more(home: Path) -> None:
+    """A file of nothing but mistakes fills neither the log nor health."""
+    async with watched(home / "cistern.yaml") as server:
+        server.path.write_text("".join(f"wrong{n}: 1\n" for n in range(250)))
+        assert not await server.reload.reload()
+        [refused] = server.heard
+        assert isinstance(refused, ConfigRefused)
+        assert (len(refused.problems), refused.problems[-1]) == (101, "and 150 more: see `cistern check`")
