@@ -28,6 +28,7 @@ from proxy.pull import Pull
 from proxy.reindex import keep_indexed
 from proxy.rules import Rules
 from proxy.server.registry import Probes, Registry
+from proxy.store.filesystem import Filesystem
 from proxy.store.opened import Disk, open_disk
 from proxy.tags import Tags
 from proxy.tasks import Tasks
@@ -41,7 +42,7 @@ log = logger("app")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What differs between a server and a test: time, chance, names and environment."""
+    """What differs between a server and a test: time, chance, names, environment, and how the disk is written to."""
 
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -49,6 +50,7 @@ class World:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     resolver: Resolver | None = None
+    files: Filesystem = field(default_factory=Filesystem)
 
 
 @dataclass(slots=True)
@@ -201,7 +203,9 @@ def _open_disk(config: Config, events: Events, world: World) -> AbstractAsyncCon
     def on_replaced() -> None:
         events.publish(StoreReplaced())
 
-    return open_disk(config.cache.directory, clock=world.clock, on_bad=on_bad, on_replaced=on_replaced)
+    return open_disk(
+        config.cache.directory, files=world.files, clock=world.clock, on_bad=on_bad, on_replaced=on_replaced
+    )
 
 
 def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, events: Events, world: World) -> Ground:
@@ -214,6 +218,7 @@ def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, ev
         upstreams=upstreams,
         tasks=tasks,
         events=events,
+        files=disk.files,
         capacity=capacity,
         clock=world.clock,
         monotonic=world.monotonic,

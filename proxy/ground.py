@@ -10,6 +10,7 @@ from pathlib import Path
 from proxy.capacity import Admission, Unbounded
 from proxy.events import Events
 from proxy.store.base import BlobStore, Index, Records
+from proxy.store.filesystem import Filesystem
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from proxy.upstream.base import Upstreams
@@ -27,6 +28,7 @@ class Ground:
     upstreams: Upstreams
     tasks: Tasks
     events: Events
+    files: Filesystem = field(default_factory=Filesystem)
     capacity: Admission = field(default_factory=Unbounded)
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic

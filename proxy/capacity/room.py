@@ -238,6 +238,8 @@ class Capacity:
         before = self._disk.ledger.taken
         is_first = not self._disk.ledger.known
         await self._census.take()
+        for name in self._census.left_over:  # a disk that refused to write them refused to delete them too
+            await self._disk.threads.disk(forget, self._disk.files, self._disk.parts / name)
         await self.look()
         await self.made()
         after = self._disk.ledger.taken

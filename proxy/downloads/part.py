@@ -18,6 +18,7 @@ from proxy.downloads.extents import Extents
 from proxy.downloads.trail import Trail
 from proxy.downloads.window import Buffer, Window
 from proxy.oci import Digest
+from proxy.store.filesystem import Filesystem
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 
@@ -39,6 +40,7 @@ class Part:
         self.path = path
         self.extents = Extents(kept)
         self.window = Window()
+        self.files = Filesystem()
         self.allotment: Allotment | None = None  # the room that writes are covered by
         self._digest = digest
         self._threads = threads
@@ -47,11 +49,15 @@ class Part:
         self._trail = self._new_trail()
 
     @classmethod
-    async def open(cls, folder: Path, digest: Digest, threads: Threads, tasks: Tasks) -> "Part":
+    async def open(
+        cls, folder: Path, digest: Digest, threads: Threads, tasks: Tasks, files: Filesystem | None = None
+    ) -> "Part":
         """Open the part of `digest`, with what an earlier process left of it. OSError: the disk refuses."""
-        path = part_path(folder, digest)
-        file, kept = await threads.soon(_open, path, unclaimed=lambda opened: opened[0].close())
-        return cls(path, digest, threads, tasks, file, kept)
+        path, files = part_path(folder, digest), files or Filesystem()
+        file, kept = await threads.soon(_open, files, path, unclaimed=lambda opened: opened[0].close())
+        part = cls(path, digest, threads, tasks, file, kept)
+        part.files = files
+        return part
 
     @property
     def frontier(self) -> int:
@@ -81,7 +87,9 @@ class Part:
         """
         if self.allotment is not None:
             self.allotment.cover(offset + sum(map(len, chunks)))
-        written = await self._threads.soon(_write, self._descriptor(), chunks, offset, patience=SYNC_PATIENCE)
+        written = await self._threads.soon(
+            _write, self.files, self._descriptor(), chunks, offset, patience=SYNC_PATIENCE
+        )
         self.extents.add(offset, offset + written)
         if self.allotment is not None:
             self.allotment.wrote(self.extents.total)
@@ -107,9 +115,8 @@ class Part:
         self._file.close()
 
 
-def _open(path: Path) -> tuple[io.FileIO, int]:
-    # O_NOFOLLOW: a link planted in the parts folder must not lead a write elsewhere.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _open(files: Filesystem, path: Path) -> tuple[io.FileIO, int]:
+    descriptor = files.open(path, os.O_RDWR | os.O_CREAT)
     file = io.FileIO(descriptor, "r+b")
     return file, os.fstat(descriptor).st_size
 
@@ -119,24 +126,24 @@ def _truncate(descriptor: int, length: int) -> None:
         file.truncate(length)
 
 
-def _write(descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
+def _write(files: Filesystem, descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
     total = 0
     try:
         for start in range(0, len(chunks), IOV_MAX):
-            total += _write_all(descriptor, chunks[start : start + IOV_MAX], offset + total)
+            total += _write_all(files, descriptor, chunks[start : start + IOV_MAX], offset + total)
     finally:
         os.close(descriptor)
     return total
 
 
-def _write_all(descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
+def _write_all(files: Filesystem, descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
     """pwritev, and after a short write (a disk nearly full) the rest, so that the next call tells the errno."""
     wanted = sum(map(len, chunks))
-    written = os.pwritev(descriptor, chunks, offset)
+    written = files.pwritev(descriptor, chunks, offset)
     if written < wanted:
         rest = memoryview(b"".join(chunks))
         while written < wanted:
-            written += os.pwrite(descriptor, rest[written:], offset + written)
+            written += files.pwritev(descriptor, [rest[written:]], offset + written)
     return wanted
 
 

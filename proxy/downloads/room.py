@@ -153,7 +153,7 @@ class Downloads:
         left = True
         try:
             try:
-                part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks)
+                part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks, ground.files)
                 part.allotment = allotment
                 fill = Fill(ground, part, transfer, self._turns, limit)
                 await self._doubt(part, transfer)

@@ -41,6 +41,8 @@ class Census:
         self._threads = threads
         self._ledger = ledger
         self._running = running
+        self._passing: set[str] = set()  # files on their way to a name at the last count
+        self.left_over: set[str] = set()  # those that have been on their way for two counts: nobody moves them any more
 
     async def look(self) -> Room:
         """The quick part: what the databases take, and the room on the file system. OSError: the disk refuses."""
@@ -71,6 +73,8 @@ class Census:
         running = self._running()
         # A manifest on its way to its name is no part: it is there for a moment, and then in its folder.
         kept = {name: taken for name, taken in found.items() if Path(name).suffix in KEPT_PARTS}
+        self.left_over = self._passing & set(found)
+        self._passing = set(found) - set(kept)
         self._ledger.keep_parts({name: taken for name, taken in kept.items() if name not in running})
 
 

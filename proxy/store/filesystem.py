@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -25,6 +25,9 @@ class Filesystem:
 
     def write(self, descriptor: int, data: bytes | memoryview) -> int:
         return os.write(descriptor, data)
+
+    def pwritev(self, descriptor: int, buffers: "Sequence[bytes | memoryview]", offset: int) -> int:
+        return os.pwritev(descriptor, buffers, offset)
 
     def fsync(self, descriptor: int) -> None:
         os.fsync(descriptor)

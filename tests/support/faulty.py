@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -59,6 +59,13 @@ class FaultyFilesystem(Filesystem):
             super().write(descriptor, data[: len(data) // 2])
             self.fault()
         return super().write(descriptor, data)
+
+    def pwritev(self, descriptor: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
+        if self._fires("pwritev"):
+            whole = b"".join(buffers)
+            super().pwritev(descriptor, [whole[: len(whole) // 2]], offset)
+            self.fault()
+        return super().pwritev(descriptor, buffers, offset)
 
     def fsync(self, descriptor: int) -> None:
         self._step(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")

@@ -14,6 +14,7 @@ from proxy.config import Address, parse
 from proxy.exchange import Exchange
 from proxy.oci import Digest
 from proxy.server.listen import Listener, listen
+from proxy.store.filesystem import Filesystem
 from proxy.upstream.dialler import Resolver
 from tests.support.clock import Clock
 from tests.support.images import Blob
@@ -106,9 +107,10 @@ async def running(
     clock: Callable[[], float] = time.time,
     resolver: Resolver | None = None,
     rng: Callable[[], float] = random.random,
+    files: Filesystem | None = None,
 ) -> AsyncIterator[Proxy]:
-    """A proxy with this config. `clock` stands for the time of day, `resolver` for name look-ups, `rng` for chance.
-    A Clock that is turned on turns monotonic time on with it.
+    """A proxy with this config. `clock` stands for the time of day, `resolver` for name look-ups, `rng` for chance,
+    `files` for the calls that change its directory. A Clock that is turned on turns monotonic time on with it.
     """
     config = parse(text, "test.yaml", {})
     given = World(
@@ -116,6 +118,7 @@ async def running(
         monotonic=clock.monotonic if isinstance(clock, Clock) else time.monotonic,
         resolver=resolver,
         rng=rng,
+        files=files or Filesystem(),
     )
     exchanges: list[Exchange] = []
     async with open_rooms(config, given) as rooms:
