@@ -242,7 +242,8 @@ class Endpoint:
 
     async def _send_home(self, ask: Ask, url: URL, headers: Mapping[str, str]) -> Exchange:
         with self.standing.call() as call:
-            answer = await self.wire.send(ask.kind, ask.method, url, headers, self.wire.redirects)
+            async with self.standing.patience():
+                answer = await self.wire.send(ask.kind, ask.method, url, headers, self.wire.redirects)
             if answer.status >= 500:
                 call.failed()
                 why = f"it answered {answer.status}"

@@ -4,6 +4,7 @@ Everything that decides whether a request leaves stands here, and learns here fr
 no redirects. The breaker hears only of the endpoint's own answers: a broken CDN must not stop the checks of tags.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,7 +43,9 @@ class Standing:
         self._upstream = upstream
         self._origin = origin
         self._monotonic = monotonic
-        self.breaker = Breaker(breaker, monotonic=monotonic, rng=rng, on_open=on_open)
+        self._on_open = on_open
+        self._waiting: set[asyncio.Timeout] = set()
+        self.breaker = Breaker(breaker, monotonic=monotonic, rng=rng, on_open=self._opened)
         self.gates = Gates(monotonic=monotonic, rng=rng)
         self.quotas = Quotas(monotonic=monotonic)
         self._last_fault: tuple[Failure, str, float] | None = None
@@ -94,6 +97,34 @@ class Standing:
         except BaseException:
             call.abandon()
             raise
+
+    @asynccontextmanager
+    async def patience(self) -> AsyncIterator[None]:
+        """The wait for an answer's head: over for everybody when the circuit opens; raises UpstreamUnavailable.
+
+        Whoever joined such a wait would else be told after a whole timeout what the next one is told at once.
+        """
+        deadline = asyncio.timeout(None)
+        try:
+            async with deadline:
+                self._waiting.add(deadline)
+                try:
+                    yield
+                finally:
+                    self._waiting.discard(deadline)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            wait_s = max(1.0, self.breaker.wait_s)
+            raise UpstreamUnavailable(
+                self._upstream, self._why_left_alone(), wait_s, failure=Failure.LEFT_ALONE
+            ) from None
+
+    def _opened(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for deadline in waiting:
+            deadline.reschedule(asyncio.get_running_loop().time())
+        self._on_open()
 
     def _why_left_alone(self) -> str:
         since = self.breaker.opened_at

@@ -45,13 +45,20 @@ class Here:
 
 @asynccontextmanager
 async def here(
-    cache: Path, stage: Stage, clock: Clock, keys: str = "", *, monotonic: Clock | None = None
+    cache: Path,
+    stage: Stage,
+    clock: Clock,
+    keys: str = "",
+    *,
+    monotonic: Clock | None = None,
+    headers: str | None = None,
 ) -> AsyncIterator[Here]:
     """A server before `stage`; `keys` are tag keys of its own. Chance is none: jitter waits for nothing. Without
-    `monotonic` both kinds of time are the clock's.
+    `monotonic` both kinds of time are the clock's; `headers` is another time for an answer's head.
     """
     tags = keys.removeprefix("tags: {").removesuffix("}") if keys.startswith("tags:") else ""
     extra = f"hydrate: {{image: none}}\ntags: {{{', '.join(filter(None, (TAGS, tags)))}}}\n"
     world = World(clock=clock, monotonic=monotonic or clock, rng=lambda: 0.0, environ={})
-    async with serving(config_text(cache, stage.url, extra, timeouts=TIMEOUTS), cache, world=world) as server:
+    timeouts = TIMEOUTS if headers is None else {**TIMEOUTS, "headers": headers}
+    async with serving(config_text(cache, stage.url, extra, timeouts=timeouts), cache, world=world) as server:
         yield Here(server, clock)
