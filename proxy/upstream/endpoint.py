@@ -128,6 +128,7 @@ class Endpoint:
         """The answer to `ask` behind all challenges and redirects, whatever its status; closed at the end."""
         if ask.priority is Priority.BACKGROUND and not ask.is_urgent():
             self.standing.hold_back(ask.credentials, self._background.quota_reserve)
+        self.standing.refuse_left_alone()
         async with self.slots.hold(ask.priority):
             answer = await self._travel(ask)
             try:

@@ -78,6 +78,12 @@ class Standing:
             why = "its last pulls are left to clients"
             raise UpstreamThrottled(self._upstream, why, min(held_back_s, HELD_BACK_MAX_S), is_pull_limit=True)
 
+    def refuse_left_alone(self) -> None:
+        """Raise UpstreamUnavailable while the circuit is open: before anybody waits for a slot that a body may hold."""
+        if self.breaker.is_open:
+            wait_s = max(1.0, self.breaker.wait_s)
+            raise UpstreamUnavailable(self._upstream, self._why_left_alone(), wait_s, failure=Failure.LEFT_ALONE)
+
     @contextmanager
     def call(self) -> Iterator[Call]:
         """A call that the breaker hears of: failures that count count, what else is raised says nothing."""

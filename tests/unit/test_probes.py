@@ -270,6 +270,41 @@ async def test_leaving_clients_decide_nothing(clock: Clock) -> None:
         assert (endpoint.breaker.state, endpoint.slots.used) == ("closed", 0)
 
 
+async def test_who_waits_for_a_silent_upstream_is_told_when_its_circuit_opens() -> None:
+    """Two requests time out and open the circuit: those sent a moment later, and those that wait for a slot, end then,
+    not each after its own time; and a new one waits for no slot.
+    """
+    settings: dict[str, Any] = {"breaker": {"failures": 2}, "max_connections": 4, "timeouts": {"headers": "300ms"}}
+    reached, hung = asyncio.Event(), []
+
+    async def hang(asked: Asked) -> Reply:
+        hung.append(asked.target)
+        if len(hung) == 2:
+            reached.set()
+        await asyncio.Event().wait()
+        return Reply()
+
+    async with Peer(hang) as registry, clients(config(registry.url(), **settings)) as upstreams, Tasks() as tasks:
+
+        def ask(tag: str) -> "asyncio.Task[object]":
+            return tasks.start(upstreams.get_manifest(source(), tag), name="client", report=False)
+
+        early = [ask(tag) for tag in "ab"]
+        await reached.wait()
+        await asyncio.wait(early, timeout=0.2)  # well into their time: what comes now has most of its own before it
+        late = [ask(tag) for tag in "cdefgh"]
+        await asyncio.wait(early)
+        endpoint = upstreams.endpoints(NAME)[0]
+        await asyncio.wait(late)
+        assert endpoint.breaker.is_open
+        told = [one.exception() for one in late]
+        assert all(isinstance(one, UpstreamUnavailable) and one.failure is Failure.LEFT_ALONE for one in told)
+        assert len(hung) <= 4
+        with pytest.raises(UpstreamUnavailable):
+            await upstreams.get_manifest(source(), "new")
+        assert endpoint.slots.used == 0
+
+
 async def test_an_endpoints_state_can_be_looked_at(clock: Clock) -> None:
     """Open since, next probe, last fault and last answer: what health and `explain` tell."""
     async with Upstream() as upstream, left_alone(upstream, clock) as upstreams:
