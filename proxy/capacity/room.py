@@ -14,7 +14,7 @@ from typing import Final
 from proxy.capacity.limits import Limits
 from proxy.capacity.trouble import Trouble
 from proxy.errors import NotKept
-from proxy.events import Events
+from proxy.events import Events, StoreReplaced
 from proxy.ledger import Claim, Ledger, blocks_for
 from proxy.log import logger
 from proxy.store.census import Census, Room
@@ -61,6 +61,7 @@ class Capacity:
         self._room: Room | None = None
         self._taken_at_look = 0
         self.trouble = Trouble(disk.parts, disk.threads, disk.files, tasks, events, pause)
+        events.listen(StoreReplaced, self._begin_again)
         self.wanted = 0  # bytes that the largest body needs which found no room since eviction last looked
         self.short = asyncio.Event()
         self._made = asyncio.Condition()
@@ -216,6 +217,10 @@ class Capacity:
         is_old = self._monotonic() - self._looked_at >= LOOK_EVERY_S
         if is_old and (self._looking is None or self._looking.done()):
             self._looking = self._tasks.start(self._guarded(self.look), name="look at the disk")
+
+    def _begin_again(self, _event: StoreReplaced) -> None:
+        """Another directory stands in the place of the one that was counted."""
+        self._tasks.start(self._guarded(self.count), name="count the cache again")
 
     async def begin(self) -> None:
         """Look once and begin to count: a small cache is counted on return, a large one goes on behind."""

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from proxy.capacity import Capacity, Limits, days_to_full, growth_per_day
 from proxy.capacity.trouble import reason_of
 from proxy.config import Share
 from proxy.errors import NotKept
-from proxy.events import Events, StorageDegraded, StorageRecovered
+from proxy.events import Events, StorageDegraded, StorageRecovered, StoreReplaced
 from proxy.ledger import blocks_for
 from proxy.oci import Digest
 from proxy.store.blocks import folder_of
@@ -24,6 +24,7 @@ from proxy.tasks import Tasks
 from tests.support.blocks import blocks_under
 from tests.support.clock import Clock
 from tests.support.faulty import FaultyFilesystem, no_space
+from tests.support.site import settled
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -111,6 +112,7 @@ class Bench:
     files: FaultyFilesystem
     clock: Clock
     heard: list[object]
+    publish: Callable[[object], None]
     begun: asyncio.Queue[float] = field(default_factory=asyncio.Queue)
     turns: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
     recovered: asyncio.Event = field(default_factory=asyncio.Event)
@@ -137,7 +139,7 @@ async def bench(root: Path, max_size: Share = ONE_GIB, keep_free: Share = NOTHIN
         capacity = Capacity(
             disk, lambda: Limits(max_size, keep_free), tasks, events, clock=clock, monotonic=clock, pause=pause
         )
-        found = Bench(capacity, disk, files, clock, heard)
+        found = Bench(capacity, disk, files, clock, heard, events.publish)
         events.listen(StorageRecovered, lambda _event: found.recovered.set())
         await capacity.begin()
         yield found
@@ -322,3 +324,16 @@ async def test_before_the_first_count_the_disk_itself_is_the_bound(cache_dir: Pa
         with pytest.raises(NotKept) as refused:
             room.capacity.claim(1000)
         assert refused.value.reason == "starting"
+
+
+async def test_another_directory_in_its_place_is_counted_anew(cache_dir: Path) -> None:
+    """What stood in the one that is gone is in nobody's book any more."""
+    async with bench(cache_dir) as room:
+        digest = await room.store(b"gone" * 50_000)
+        room.disk.blobs.path_of(digest).unlink()
+        room.capacity.ledger.known = False
+        room.publish(StoreReplaced())
+        async with asyncio.timeout(10):
+            while not room.capacity.ledger.known:
+                await settled()
+        assert room.capacity.ledger.blobs == sum(blocks_under(shard) for shard in room.disk.directory.blobs.glob("*/*"))
