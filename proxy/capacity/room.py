@@ -102,12 +102,20 @@ class Capacity:
             committed, at_look = self._room.used + committed, self._room.used
         return self._limits().left(self._room, committed, at_look)
 
-    def excess(self) -> int:
-        """How many bytes must go now, so that the next body finds room: 0 if there is enough."""
+    def shortage(self) -> int:
+        """How many bytes must go for the largest body that found no room: 0 if there is enough."""
         if self._room is None or not self._disk.ledger.known:
             return 0
-        spare, slack = self._limits().spare(self._room), self._limits().slack(self._room)
-        return max(0, min(self.wanted, self._limits().cap(self._room)) + spare + slack - self.left())
+        limits = self._limits()
+        return max(0, min(self.wanted, limits.cap(self._room)) + limits.spare(self._room) - self.left())
+
+    def excess(self) -> int:
+        """How many bytes should go now, so that the next body finds room too: 0 if there is enough."""
+        if self._room is None or not self._disk.ledger.known:
+            return 0
+        limits = self._limits()
+        ahead = limits.spare(self._room) + limits.slack(self._room)
+        return max(0, min(self.wanted, limits.cap(self._room)) + ahead - self.left())
 
     def why_nothing(self) -> str | None:
         """Why no body can be stored now, in words; None if one can."""

@@ -5,7 +5,7 @@ in any place. Invariant: a digest is told to go only when the last image that ne
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.holdings import HeldImage
@@ -59,6 +59,11 @@ class Graph:
     def unused(self) -> list[Digest]:
         """What is stored and no image reaches."""
         return [digest for digest in self.taken if digest not in self._users]
+
+    def freeable(self, is_busy: Callable[[Digest], bool]) -> int:
+        """At most so many bytes could go now: what no image needs whose own content is busy."""
+        stays = {digest for node in self.nodes.values() if any(map(is_busy, self.own(node))) for digest in node.reach}
+        return sum(size for digest, size in self.taken.items() if digest not in stays and not is_busy(digest))
 
     def by_rule(self) -> dict[str, int]:
         """What each rule's images take, each digest once."""

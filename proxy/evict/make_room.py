@@ -109,6 +109,8 @@ class MakeRoom:
             times = await self._index.times()
             graph, linked, rule_of = await self._look(list(times))
             policy = await self._up_to_date(graph, times)
+            if graph.freeable(self.is_busy) < self._capacity.shortage():
+                self._capacity.wanted = 0  # nothing goes for a body that would not fit then either
             limits = {view.name: view.max_bytes for view in self._rules().listing() if view.max_bytes is not None}
             try:
                 for piece in choose(graph, policy, self._capacity.excess, self.is_busy, limits):

@@ -97,6 +97,17 @@ def test_what_is_in_use_stays() -> None:
     assert names(chosen(sized(one, two, three), 1000, busy=["one"])) == ["two", "three"]
 
 
+def test_what_could_go_at_most() -> None:
+    """All but what is busy, and what images need that are."""
+    one, two = image("one", "base", "x"), image("two", "base", "y")
+    graph = sized(one, two, loose=["l"])
+
+    def freeable(*busy: str) -> int:
+        return graph.freeable(set(map(digest, busy)).__contains__)
+
+    assert (freeable(), freeable("l"), freeable("x"), freeable("base"), freeable("x", "y")) == (60, 50, 30, 50, 10)
+
+
 def test_what_was_pulled_again_goes_last() -> None:
     """A second pull is worth more than a first one that came later."""
     one, two, three = image("one", "x"), image("two", "y"), image("three", "z")

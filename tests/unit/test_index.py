@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from proxy.oci import OCI_INDEX, OCI_MANIFEST, Digest
 from proxy.rules import Place
-from proxy.store.base import Job, Parent
+from proxy.store.base import Job, Parent, Rank
 from proxy.store.filesystem import Filesystem
-from proxy.store.index import ENDED_JOBS_MAX, USES_MAX, SqliteIndex
+from proxy.store.index import ENDED_JOBS_MAX, SIZES_MAX, USES_MAX, SqliteIndex
 
 PLACE = Place("docker.io", "library/nginx")
 PRIVATE = Place("docker.io|team", "library/nginx")
@@ -168,6 +168,45 @@ async def test_a_use_is_known_before_it_is_written(index: SqliteIndex) -> None:
     await index.touch([digest("a")], 4.0)
     await index.flush()
     assert await index.last_used([digest("a"), digest("b")]) == {digest("a"): 5.0, digest("b"): 5.0}
+
+
+async def test_pulls_are_counted_and_forgotten_with_their_manifest(index: SqliteIndex) -> None:
+    """A count is known at once and adds up across flushes; it goes with the last place that has the manifest."""
+    await index.save_manifest(MANIFEST, CHILDREN)
+    await index.save_manifest(replace(MANIFEST, place=PRIVATE), CHILDREN)
+    for _ in range(2):
+        await index.count_uses([MANIFEST.digest, digest("other")])
+        await index.flush()
+    await index.count_uses([MANIFEST.digest])
+    assert await index.times() == {MANIFEST.digest: 3, digest("other"): 2}
+    await index.flush()
+    await index.forget_manifests(PLACE, [MANIFEST.digest])
+    assert await index.parents_of(PLACE, digest("layer")) == []
+    assert await index.children_of(PLACE, MANIFEST.digest) == []
+    assert len(await index.parents_of(PRIVATE, digest("layer"))) == 1
+    assert (await index.times())[MANIFEST.digest] == 3
+    await index.forget_manifests(PRIVATE, [MANIFEST.digest])
+    assert await index.times() == {digest("other"): 2}
+
+
+async def test_ranks_come_back_as_they_were_saved(index: SqliteIndex) -> None:
+    """One of each image; what is gone is gone."""
+    one, two = Rank(PLACE, digest("one"), False, 1, 0, 1), Rank(PRIVATE, digest("one"), True, 2, 3, 9)
+    await index.save_ranks([one, two], [])
+    await index.save_ranks([replace(one, order=5, is_main=True)], [(PRIVATE, digest("one"))])
+    assert await index.ranks() == [replace(one, order=5, is_main=True)]
+
+
+async def test_sizes_of_the_cache_are_remembered_for_a_while(index: SqliteIndex) -> None:
+    """In the order of time, and so many and no more."""
+    for hour in range(SIZES_MAX + 3):
+        await index.save_size(hour * 3600.0, hour)
+    found = await index.sizes()
+    assert (len(found), found[0], found[-1]) == (
+        SIZES_MAX,
+        (3 * 3600.0, 3),
+        ((SIZES_MAX + 2) * 3600.0, SIZES_MAX + 2),
+    )
 
 
 async def test_noted_uses_are_bounded(index: SqliteIndex, tmp_path: Path) -> None:

@@ -125,9 +125,22 @@ async def test_what_is_read_or_was_just_asked_for_stays(registry: Registry, cach
         assert await room_for(rooms, 1000) == EvictReport()
         opened.close()
         clock.advance(BUSY_S + 1)
-        await room_for(rooms, 5 * MIB)
+        await room_for(rooms, 400_000)
         assert not here(rooms, one)
         assert not here(rooms, two)
+
+
+async def test_nothing_goes_in_vain(registry: Registry, cache_dir: Path, clock: Clock) -> None:
+    """A body that would find no room even then costs no image its place."""
+    one, two = images(registry, 2)
+    async with cache(cache_dir, registry, clock) as rooms:
+        await pulled(rooms, clock, (one, "1"), (two, "2"))
+        rooms.proxy.rooms.capacity.ledger.claim(CAP - 10 * MIB)
+        await rooms.proxy.rooms.capacity.look()
+        rooms.proxy.rooms.capacity.wanted = 20 * MIB
+        assert await rooms.proxy.rooms.make_room.round() == EvictReport()
+        assert here(rooms, one)
+        assert here(rooms, two)
 
 
 async def test_content_that_no_image_reaches_goes_first(registry: Registry, cache_dir: Path, clock: Clock) -> None:
