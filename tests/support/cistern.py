@@ -40,6 +40,7 @@ class CisternProcess:
         self.cache_dir = home / "cache"
         self.registry_url = self.admin_url = ""
         self.control = Path()
+        self.prefix: list[str] = []  # words before the command: another program that runs it
         self._args = list(args)
         self._env = {"PYTHONPATH": str(ROOT), **(env or {})}
         self._server: Server | None = None
@@ -68,7 +69,7 @@ class CisternProcess:
         admin = self.admin_url.partition("://")[2] or "127.0.0.1:0"
         server = Server(
             [
-                *CISTERN, "serve", "--config", self.config_path, "--cache-dir", self.cache_dir,
+                *self.prefix, *CISTERN, "serve", "--config", self.config_path, "--cache-dir", self.cache_dir,
                 "--listen", listen, "--admin", admin, "--log-format", "json", *self._args,
             ],
             env=self._env,
@@ -81,6 +82,11 @@ class CisternProcess:
         self.registry_url, self.admin_url = match["registry"].rstrip("/"), match["admin"].rstrip("/")
         self.control = Path(match["control"])
         return self
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a server that was started is gone by itself."""
+        return self._server is not None and self._server.returncode is not None
 
     async def kill(self) -> None:
         """SIGKILL: what it kept on disk is all that is left of it."""
