@@ -86,6 +86,8 @@ class Downloads:
         if transfer is not None and transfer.work is not None:
             transfer.forbidden = error
             transfer.work.cancel()
+            for reader in transfer.readers:
+                reader.drop(error)
 
     def _enter(self, digest: Digest, origin: Origin) -> Transfer:
         transfer = self._running.get(digest)

@@ -244,6 +244,12 @@ class Reader:
         self.trail = (piece.stop, piece.after)
         return memoryview(piece.data)[offset - piece.start : end - piece.start]
 
+    def drop(self, error: CisternError) -> None:
+        """Nothing more leaves to this reader, whatever it reads from."""
+        self.error = error
+        if self.own is not None:
+            self.own.bell.ring()
+
     def _leave(self) -> None:
         """Take nothing more of the pass; one that nobody takes of is at its end."""
         shared = self.transfer.passing

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import NotKept
+from proxy.errors import Denied, NotKept
 from proxy.events import BlobStored, IntegrityFailed, NotStored, TransferResumed
 from proxy.ledger import Claim
 from tests.support import script
@@ -165,6 +165,23 @@ async def test_a_cut_upstream_is_asked_for_the_rest(proxy: Proxy, registry: Regi
     assert (await proxy.pull(wanted)).body == wanted.data
     assert any(isinstance(event, TransferResumed) for event in proxy.heard)
     assert registry.requests_for(wanted.digest) == 2
+
+
+@pytest.mark.usefixtures("hopeless")
+async def test_what_is_forbidden_ends_at_once(proxy: Proxy, registry: Registry) -> None:
+    """A digest that is blocked while it goes by is dropped at every client, and nobody is told another reason."""
+    wanted = registry.add_blob(REPOSITORY, blob(8 * MIB))
+    gate = registry.hold(wanted.digest, after_bytes=MIB)
+    pulls = [await proxy.start_pull(wanted) for _ in range(3)]
+    for pulling in pulls:
+        await pulling.read(1000)
+    await gate.reached()
+    proxy.rooms.downloads.forbid(wanted.digest, Denied("it is on the block list"))
+    for pulling in pulls:
+        with pytest.raises(ConnectionError):
+            await pulling.rest()
+    await proxy.quiet()
+    assert proxy.stored(wanted.digest) is None
 
 
 @pytest.mark.usefixtures("hopeless")

@@ -337,3 +337,22 @@ async def test_another_directory_in_its_place_is_counted_anew(cache_dir: Path) -
             while not room.capacity.ledger.known:
                 await settled()
         assert room.capacity.ledger.blobs == sum(blocks_under(shard) for shard in room.disk.directory.blobs.glob("*/*"))
+
+
+async def test_parts_left_behind_are_bounded(cache_dir: Path) -> None:
+    """They may take a twentieth of the cap, also where there is room: the oldest go, those being filled do not."""
+    async with bench(cache_dir, Share(bytes=64 * MIB)) as room:
+        names = [f"sha256-{n}.part" for n in range(4)]
+        for name in names:
+            (room.disk.parts / name).write_bytes(bytes(MIB))
+            room.capacity.kept_part(name, MIB)
+        await room.capacity.took_part(names[0])
+        await room.capacity.drop_kept_parts()
+        assert sorted(os.listdir(room.disk.parts)) == names
+        (room.disk.parts / "sha256-9.part").write_bytes(bytes(MIB))
+        room.capacity.kept_part("sha256-9.part", MIB)
+        await room.capacity.drop_kept_parts()
+        assert sorted(os.listdir(room.disk.parts)) == [names[0], names[2], names[3], "sha256-9.part"]
+        await room.capacity.took_part(names[1])
+        room.capacity.left_part(names[1])
+        assert list(room.capacity.ledger.kept_parts) == [names[2], names[3], "sha256-9.part"]

@@ -233,6 +233,25 @@ async def test_usage_adds_up(registry: Registry, cache_dir: Path) -> None:
     assert usage.as_json()["upstreams"] == ({"name": UPSTREAM, "blobs": 7, "bytes": usage.bytes},)
 
 
+async def test_usage_tells_of_the_disk_and_how_it_fills(registry: Registry, cache_dir: Path, clock: Clock) -> None:
+    """Used, promised, left to others, and the growth since an earlier size."""
+    async with kept(cache_dir, registry, clock) as rooms:
+        capacity = rooms.proxy.rooms.capacity
+        await rooms.pull(registry.add(REPOSITORY, "1", manifest(BASE)))
+        await rooms.proxy.rooms.ground.index.save_size(clock() - 2 * 86_400, 0)
+        claim = capacity.claim(1_000_000)
+        claim.written = 400_000
+        disk = (await rooms.images.usage()).disk
+        claim.release()
+    assert disk.used_bytes is not None
+    assert disk.used_bytes > 400_000
+    assert disk.reserved_bytes == claim.promised - 400_000
+    assert disk.growth_per_day_bytes == disk.used_bytes / 2
+    assert disk.days_to_full is not None
+    assert disk.days_to_full > 0
+    assert 0 < disk.keep_free_bytes < disk.free_bytes + disk.limit_bytes
+
+
 async def test_an_empty_cache_has_no_images(registry: Registry, cache_dir: Path) -> None:
     """Nothing is here, and nothing is used."""
     async with kept(cache_dir, registry) as rooms:
