@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 ARGS ?=
+ROW ?=
 JOBS ?= 2
 UV ?= uv
 BIN := .venv/bin
@@ -12,7 +13,7 @@ SOURCES := proxy tests benchmarks
 # loadgroup: tests marked with one `xdist_group` share a worker, and with it their registries and images.
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: help setup run parts lint format test test-all bench soak faults wheels image lock clean
+.PHONY: help setup run parts lint format test test-all bench bench-peers soak faults wheels image lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s @
@@ -45,8 +46,11 @@ test: setup parts lint ## the whole gate: what .ci/run calls
 test-all: setup parts lint ## the long form: whole fault sweeps, the image build, the soak
 	$(PYTEST) $(ARGS)
 
-bench: setup parts ## the benchmarks against the peers: a table of ratios, JSON and a picture in benchmarks/out
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: setup parts ## the benchmarks against the peers: a table of ratios, JSON and a picture; ROW=warm runs one topic
+	$(BIN)/python -m benchmarks $(if $(ROW),--only $(ROW)) $(ARGS)
+
+bench-peers: ## more peers for them: Varnish, Squid (Debian), Distribution 3 and zot (where a Go toolchain is)
+	benchmarks/install-peers.sh
 
 soak: setup parts ## an hour of mixed clients, kills and upstream faults; ARGS="--seconds 600 --seed 7" for another
 	$(BIN)/python -m tests.soak $(ARGS)

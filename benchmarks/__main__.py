@@ -5,7 +5,6 @@ Exit code 0 when everything could be measured, whatever the figures; 1 when some
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -20,11 +19,15 @@ from benchmarks import (
     crowd,
     eviction,
     firstbyte,
+    growth,
     hydration,
+    latency,
     machine,
     manifests,
     memory,
+    others,
     peers,
+    ranges,
     report,
     rules,
     storm,
@@ -32,6 +35,7 @@ from benchmarks import (
 )
 from benchmarks.bench import Bench, ClientFailed
 from benchmarks.figures import Row
+from benchmarks.process import CannotStart, found
 
 OUT = Path(__file__).parent / "out"
 TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
@@ -41,6 +45,9 @@ TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
     "memory": memory.measure,
     "warm": warm.measure,
     "manifests": manifests.measure,
+    "ranges": ranges.measure,
+    "latency": latency.measure,
+    "growth": growth.measure,
     "hydration": hydration.measure,
     "storm": storm.measure,
     "rules": rules.measure,
@@ -56,9 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 190)
     errors = Console(stderr=True)
-    missing = [
-        name for name in NEEDED if shutil.which(name, path="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin") is None
-    ]
+    missing = [name for name in NEEDED if found(name) is None]
     if missing:
         errors.print(f"missing: {', '.join(missing)}; `make parts` installs them")
         return 1
@@ -83,13 +88,18 @@ def _measured(chosen: argparse.Namespace, say: Callable[[str], None]) -> tuple[l
     rows: list[Row] = []
     failed: list[str] = []
     rounds = chosen.rounds or (ROUNDS_QUICK if chosen.quick else ROUNDS)
-    with tempfile.TemporaryDirectory(prefix="cistern-bench-") as folder, peers.upstream(Path(folder)) as origin:
+    with (
+        tempfile.TemporaryDirectory(prefix="cistern-bench-") as folder,
+        peers.upstream(Path(folder), chosen.upstream) as origin,
+    ):
         Path(folder).chmod(0o755)
         bench = Bench(origin, Path(folder), rounds, chosen.quick, chosen.cistern, say)
+        bench.with_others = not chosen.few
+        bench.target = None if chosen.target is None else others.target(chosen.target)
         for topic in chosen.only or TOPICS:
             try:
                 rows += TOPICS[topic](bench)
-            except (ClientFailed, peers.CannotStart, OSError) as error:
+            except (ClientFailed, CannotStart, OSError) as error:
                 failed.append(topic)
                 say(f"{topic} could not be measured: {error}")
     return rows, failed
@@ -102,15 +112,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, metavar="N", help=f"repetitions (default {ROUNDS}; quick {ROUNDS_QUICK})")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where JSON and picture go")
     parser.add_argument("--cistern", default=peers.DEFAULT_CISTERN, metavar="COMMAND", help="another build to measure")
+    parser.add_argument("--few", action="store_true", help="Debian's peers only, whatever else is installed")
+    parser.add_argument("--target", metavar="URL", help="a running cache whose upstream is ours, as one more peer")
+    parser.add_argument("--upstream", default="127.0.0.1:0", metavar="HOST:PORT", help="where our upstream listens")
     return parser
 
 
 def _versions() -> dict[str, str]:
-    return {
-        "docker-registry": machine.version_of("docker-registry", "--version"),
-        "nginx": machine.version_of("nginx", "-v"),
-        "wrk": machine.version_of("wrk", "-v"),
-    }
+    """What every program that took part says of itself."""
+    flags = {"docker-registry": "--version", "nginx": "-v", "wrk": "-v", "varnishd": "-V", "squid": "-v"}
+    flags |= {"registry": "--version", "zot": "--version"}
+    return {name: machine.version_of(path, flag) for name, flag in flags.items() if (path := found(name)) is not None}
 
 
 if __name__ == "__main__":

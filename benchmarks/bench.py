@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
+from benchmarks.others import installed
 from benchmarks.peers import Subject, Upstream
+from benchmarks.process import CannotStart
 
 MB = 1_000_000
 MIB = 1 << 20
 GIGABIT = 125 * MB  # bytes per second
-LEAD_S = 0.15  # from sending a job to its start: a client process takes about 50 ms to be ready
+LEAD_S = 0.2  # from sending a job to its start: a client process takes about 80 ms to be ready
 CLIENT = (sys.executable, "-S", "-E", str(Path(__file__).with_name("client.py")))
 
 
@@ -32,6 +34,7 @@ class Pulled:
     ok: bool
     status: int
     received: int
+    wired: int
     started_s: float
     first_byte_s: float | None
     seconds: float | None
@@ -49,6 +52,8 @@ class Bench:
     quick: bool
     cistern_command: str
     say: Callable[[str], None]
+    target: Subject | None = None
+    with_others: bool = True
     _homes: int = 0
 
     def pick(self, full: int, quick: int) -> int:
@@ -56,24 +61,45 @@ class Bench:
         return quick if self.quick else full
 
     @contextmanager
-    def caches(self, *, alone: bool = False, warm: bool = True) -> Iterator[list[Subject]]:
-        """Fresh caches with empty folders: Cistern first, then its peers unless it is `alone`."""
+    def caches(self, *, alone: bool = False, warm: bool = True, others: bool = False) -> Iterator[list[Subject]]:
+        """Fresh caches with empty folders: Cistern first, then nginx and docker-registry unless it is `alone`; with
+        `others` every other peer that is found, and whatever runs at the `target`.
+        """
         with tempfile.TemporaryDirectory(dir=self.home) as folder, ExitStack() as stack:
             home = Path(folder)
+            home.chmod(0o755)  # some servers give up root
             found = [stack.enter_context(peers.cistern(home / "cistern", self.upstream, self.cistern_command))]
             if not alone:
                 found.append(stack.enter_context(peers.docker_registry(home / "registry", self.upstream)))
                 found.append(stack.enter_context(peers.nginx(home / "nginx", self.upstream)))
+            if others and self.with_others:
+                found += self._others(home, stack)
+            if others and self.target is not None:
+                found.append(self.target)
             if warm:
                 self.warm_up(found)
             yield found
 
+    def _others(self, home: Path, stack: ExitStack) -> list[Subject]:
+        """The other peers that start, warmed up; one that does not is told and takes no row with it."""
+        found: list[Subject] = []
+        for name, start in installed().items():
+            try:
+                subject = stack.enter_context(start(home / name.replace(" ", "-"), self.upstream))
+                self.warm_up([subject])
+                found.append(subject)
+            except (CannotStart, ClientFailed) as error:
+                self.say(f"{name} is left out: {str(error)[-300:]}")
+        return found
+
     def warm_up(self, subjects: Sequence[Subject]) -> None:
         """One small pull through each, so that imports, pools and buffers are there."""
         self.upstream.limit(None)
-        [digest] = self.upstream.blobs(8 * MIB)
+        image = self.upstream.image([8 * MIB])
         for subject in subjects:
-            self.pull(subject, digest)
+            if not subject.takes_blobs:
+                subject.get(subject.manifest(image["tag"]))
+            self.pull(subject, image["blobs"][1])
 
     def pull(self, subject: Subject, digest: str, *, mode: str = "verify") -> Pulled:
         """One client, one blob. ClientFailed: not whole."""
@@ -101,7 +127,15 @@ class Bench:
         block.
         """
         begin_at = begin_at or time.monotonic() + LEAD_S
-        job = {"port": subject.port, "mode": mode, "fetches": fetches, "begin_at": begin_at, "until_s": until_s}
+        job = {
+            "host": subject.host,
+            "port": subject.port,
+            "tls": subject.tls,
+            "mode": mode,
+            "fetches": fetches,
+            "begin_at": begin_at,
+            "until_s": until_s,
+        }
         process = _client(job)
         try:
             yield lambda: [Pulled(**report) for report in json.loads(process.communicate()[0])]
@@ -112,7 +146,9 @@ class Bench:
     def loop(self, subject: Subject, path: str, *, connections: int, seconds: float) -> tuple[int, float]:
         """Kept connections that ask for one path again and again: bytes received, CPU seconds of the subject."""
         job = {
+            "host": subject.host,
             "port": subject.port,
+            "tls": subject.tls,
             "mode": "read",
             "loop": path,
             "connections": connections,

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 CISTERN = "Cistern"
 REGISTRY = "docker-registry"
 NGINX = "nginx"
+VARNISH = "Varnish"
+SQUID = "Squid"
+DISTRIBUTION = "Distribution 3"
+ZOT = "zot"
 DIRECT = "direct"
 BARE = "bare aiohttp"
 PLAIN = "nginx file"
@@ -69,7 +73,10 @@ def at_least(limit: float) -> Floor:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `cells` holds what each subject reached, in `unit`; `judged` is what `floor` limits."""
+    """One line of the table. `cells` holds what each subject reached, in `unit`; `judged` is what `floor` limits.
+
+    Rows of one `curve` are its points, `at` is where on the axis.
+    """
 
     topic: str
     name: str
@@ -79,6 +86,8 @@ class Row:
     floor: Floor | None = None
     note: str = ""
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    curve: str = ""
+    at: float = 0.0
 
     @property
     def met(self) -> bool | None:

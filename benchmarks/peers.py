@@ -7,25 +7,25 @@ its lock collapses requests best (its default of 5 seconds would let every waite
 import base64
 import json
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from benchmarks import machine
+from benchmarks.certificates import Certificate
 from benchmarks.figures import BARE, CISTERN, DIRECT, NGINX, PLAIN, REGISTRY
+from benchmarks.process import CannotStart, free_port, ready_line, started
 
 REPOSITORY = "library/app"
 UPSTREAM_NAME = "origin.test"
 START_S = 20.0
-ROOT = Path(__file__).parents[1]
 DEFAULT_CISTERN = f"{shlex.quote(sys.executable)} -m proxy.cli"
 
 NGINX_CONFIG = """
@@ -38,7 +38,7 @@ http {{
     proxy_cache_path {home}/cache levels=1:2 keys_zone=blobs:16m max_size=20g inactive=1d use_temp_path=off;
     upstream origin {{ server 127.0.0.1:{upstream}; keepalive 64; }}
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port} backlog=4096{tls};
         root {home}/files;
         location /v2/ {{
             proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
@@ -57,24 +57,28 @@ proxy: {{remoteurl: "http://127.0.0.1:{upstream}"}}
 """
 
 
-class CannotStart(Exception):
-    """A process gave no sign of life; the message ends with its last words."""
-
-
 @dataclass(slots=True)
 class Subject:
-    """A running server. `prefix` is what stands before the repository in its paths."""
+    """A running server. `prefix` is what stands before the repository in its paths; `process` is None for one that
+    was not started here, whose CPU time and memory nobody knows; one that takes no blobs serves whole images only.
+    """
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None
     port: int
     prefix: str = ""
+    host: str = "127.0.0.1"
+    takes_blobs: bool = True
+    tls: bool = False
     log: Path | None = None
     files: Path | None = None
     facts: dict[str, object] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
+        """CannotStart: it was not started here."""
+        if self.process is None:
+            raise CannotStart(f"{self.name} is not a process of this suite")
         return self.process.pid
 
     def blob(self, digest: str) -> str:
@@ -88,7 +92,7 @@ class Subject:
 
     def get(self, path: str, *, accept: str = "*/*") -> tuple[int, dict[str, str], bytes]:
         """One small request, whole: status, headers, body."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = HTTPConnection(self.host, self.port, timeout=30)
         try:
             connection.request("GET", path, headers={"Accept": accept})
             answer = connection.getresponse()
@@ -109,9 +113,9 @@ class Upstream(Subject):
         found: dict[str, Any] = self._control("image?" + "&".join(f"size={size}" for size in sizes))
         return found
 
-    def limit(self, bytes_per_s: int | None) -> None:
-        """Bandwidth of all connections together from now on; None for no limit."""
-        self._control(f"limit?rate={bytes_per_s or 0}")
+    def limit(self, bytes_per_s: int | None, *, each: int | None = None) -> None:
+        """Bandwidth of all connections together, and of each alone, from now on; None for no limit."""
+        self._control(f"limit?rate={bytes_per_s or 0}&each={each or 0}")
 
     def trouble(self, kind: str = "") -> None:
         """Answer all by `503` or `429`, or nothing at all (`hang`), from now on; nothing: be well. Count anew."""
@@ -135,54 +139,74 @@ class Upstream(Subject):
 
 
 @contextmanager
-def upstream(home: Path) -> Iterator[Upstream]:
-    """The upstream's process."""
-    with _process([sys.executable, "-m", "benchmarks.upstream"], home, "upstream") as (process, log):
-        port = int(_ready_line(process, log).rpartition("port=")[2])
+def upstream(home: Path, listen: str = "127.0.0.1:0") -> Iterator[Upstream]:
+    """The upstream's process; caches of this machine reach it on the loopback wherever it listens."""
+    with started([sys.executable, "-m", "benchmarks.upstream", "--listen", listen], home, "upstream") as (process, log):
+        port = int(ready_line(process, log).rpartition("port=")[2])
         yield Upstream(DIRECT, process, port, log=log)
 
 
 @contextmanager
-def cistern(home: Path, origin: Upstream, command: str = DEFAULT_CISTERN) -> Iterator[Subject]:
+def cistern(
+    home: Path,
+    origin: Upstream,
+    command: str = DEFAULT_CISTERN,
+    certificate: Certificate | None = None,
+    cache: Path | None = None,
+) -> Iterator[Subject]:
     """Cistern by its command line, everything but addresses and upstream as it is by default."""
     home.mkdir(parents=True)
     config = home / "cistern.yaml"
     endpoint = {"endpoints": [{"url": f"http://127.0.0.1:{origin.port}"}], "plain_http": True}
-    config.write_text(
-        f"registry: {{listen: 127.0.0.1:0}}\nadmin: {{listen: 127.0.0.1:0}}\ncache: {{directory: {home}/cache}}\n"
-        f"upstreams: {json.dumps({UPSTREAM_NAME: endpoint})}\n"
-    )
+    registry: dict[str, Any] = {"listen": "127.0.0.1:0"}
+    if certificate is not None:
+        registry["tls"] = {"certificate": str(certificate.chain), "key": str(certificate.key)}
+    settings = {
+        "registry": registry,
+        "admin": {"listen": "127.0.0.1:0"},
+        "cache": {"directory": str(cache or home / "cache")},
+        "upstreams": {UPSTREAM_NAME: endpoint},
+    }
+    config.write_text(json.dumps(settings))  # YAML, as all JSON is
     words = [*shlex.split(command), "serve", "--config", str(config)]
-    with _process(words, home, "cistern") as (process, log):
-        told = dict(word.split("=", 1) for word in _ready_line(process, log).split() if "=" in word)
+    with started(words, home, "cistern") as (process, log):
+        told = dict(word.split("=", 1) for word in ready_line(process, log).split() if "=" in word)
         port = int(told["registry"].rpartition(":")[2])
-        yield Subject(CISTERN, process, port, f"{UPSTREAM_NAME}/", log, facts={"admin": told["admin"]})
+        yield Subject(
+            CISTERN,
+            process,
+            port,
+            f"{UPSTREAM_NAME}/",
+            log=log,
+            tls=certificate is not None,
+            facts={"admin": told["admin"]},
+        )
 
 
 @contextmanager
 def docker_registry(home: Path, origin: Upstream) -> Iterator[Subject]:
     """Distribution's registry in proxy mode."""
     home.mkdir(parents=True)
-    config, port = home / "registry.yaml", _free_port()
+    config, port = home / "registry.yaml", free_port()
     config.write_text(REGISTRY_CONFIG.format(home=home, port=port, upstream=origin.port))
-    with _process(["docker-registry", "serve", str(config)], home, "registry") as (process, log):
+    with started(["docker-registry", "serve", str(config)], home, "registry") as (process, log):
         subject = Subject(REGISTRY, process, port, log=log)
-        _answering(subject)
+        answering(subject)
         yield subject
 
 
 @contextmanager
-def nginx(home: Path, origin: Upstream, name: str = NGINX) -> Iterator[Subject]:
+def nginx(home: Path, origin: Upstream, name: str = NGINX, certificate: Certificate | None = None) -> Iterator[Subject]:
     """nginx with `proxy_cache` and `proxy_cache_lock`; it also serves plain files from `files`."""
     (home / "files").mkdir(parents=True)
     home.chmod(0o755)
-    config, port = home / "nginx.conf", _free_port()
+    config, port = home / "nginx.conf", free_port()
     user = "user root;\n" if Path("/proc/self").stat().st_uid == 0 else ""
-    config.write_text(user + NGINX_CONFIG.format(home=home, port=port, upstream=origin.port))
+    config.write_text(user + NGINX_CONFIG.format(home=home, port=port, upstream=origin.port, tls=_ssl_of(certificate)))
     words = ["nginx", "-p", str(home), "-c", str(config), "-e", str(home / "error.log")]
-    with _process(words, home, "nginx") as (process, log):
-        subject = Subject(name, process, port, log=log, files=home / "files")
-        _answering(subject)
+    with started(words, home, "nginx") as (process, log):
+        subject = Subject(name, process, port, log=log, files=home / "files", tls=certificate is not None)
+        answering(subject)
         yield subject
 
 
@@ -191,8 +215,14 @@ def bare(home: Path, headers: Mapping[str, str], body: bytes) -> Iterator[Subjec
     """A bare aiohttp handler that sends these headers and this body."""
     words = [sys.executable, "-m", "benchmarks.bare", "--headers", json.dumps(dict(headers))]
     words += ["--body", base64.b64encode(body).decode()]
-    with _process(words, home, "bare") as (process, log):
-        yield Subject(BARE, process, int(_ready_line(process, log).rpartition("port=")[2]), log=log)
+    with started(words, home, "bare") as (process, log):
+        yield Subject(BARE, process, int(ready_line(process, log).rpartition("port=")[2]), log=log)
+
+
+def _ssl_of(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return ""
+    return f" ssl; ssl_certificate {certificate.chain}; ssl_certificate_key {certificate.key}"
 
 
 def plain_file(server: Subject, name: str, size: int) -> Subject:
@@ -202,67 +232,19 @@ def plain_file(server: Subject, name: str, size: int) -> Subject:
     with (server.files / name).open("wb") as file:
         for _ in range(size >> 20):
             file.write(b"\x5a" * (1 << 20))
-    return Subject(PLAIN, server.process, server.port, log=server.log, files=server.files)
+    return replace(server, name=PLAIN)
 
 
-@contextmanager
-def _process(words: Sequence[str], home: Path, name: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A child with a process group of its own, ended with all that it started."""
-    home.mkdir(parents=True, exist_ok=True)
-    log = home / f"{name}.log"
-    with log.open("wb") as written:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=written,
-            cwd=ROOT,
-            env=_environment(),
-            process_group=0,
-        )
-    try:
-        yield process, log
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of the user's proxies and credentials reaches a subject."""
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
-        "PYTHONPATH": str(ROOT),
-        "OTEL_TRACES_EXPORTER": "none",
-    }
-
-
-def _ready_line(process: subprocess.Popen[bytes], log: Path) -> str:
-    stream: IO[bytes] | None = process.stdout
-    line = stream.readline().decode() if stream is not None else ""
-    if " ready " not in line:
-        raise CannotStart(f"{process.args!r} did not start:\n{log.read_text()[-2000:]}")
-    return line
-
-
-def _answering(subject: Subject) -> None:
-    """Wait until the subject answers `/v2/`. CannotStart: it does not in time."""
+def answering(subject: Subject) -> None:
+    """Wait until the subject answers `/v2/` (by TLS: until it listens). CannotStart: it does not in time."""
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and subject.process.poll() is None:
+    while time.monotonic() < deadline and subject.process is not None and subject.process.poll() is None:
         with suppress(OSError, HTTPException):
-            subject.get("/v2/")
+            if subject.tls:
+                socket.create_connection((subject.host, subject.port), 5).close()
+            else:
+                subject.get("/v2/")
             return
         time.sleep(0.05)
     words = subject.log.read_text()[-2000:] if subject.log is not None else ""
     raise CannotStart(f"{subject.name} did not start:\n{words}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

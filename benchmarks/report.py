@@ -1,31 +1,26 @@
 """The result in three forms: a table for people, JSON for programs, a picture of bars. Pure but for `save`, `show`."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.figures import BARE, CISTERN, NGINX, PLAIN, REGISTRY, Figure, Row
+from benchmarks.figures import BARE, DIRECT, PLAIN, Figure, Row
+from benchmarks.picture import COLOURS, number, picture
 
-PEERS = (CISTERN, REGISTRY, NGINX)
 BASES = (PLAIN, BARE)
-COLOURS = {CISTERN: "#1f6feb", REGISTRY: "#8b949e", NGINX: "#57ab5a", PLAIN: "#2d6a30", BARE: "#c69026"}
-WIDTH, LABEL, LINE, GAP = 1000, 400, 16, 14
 VERDICTS = {True: "yes", False: "NO", None: ""}
 
 
-def number(value: float) -> str:
-    """Three digits that matter, and no exponent."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(digits, 2)}f}"
+def subjects_of(rows: Sequence[Row]) -> list[str]:
+    """The columns: every cache that some row has a figure of, Cistern first, those nobody knows by name last."""
+    seen = [name for row in rows for name in row.cells if name not in (*BASES, DIRECT)]
+    known = [name for name in COLOURS if name in seen]
+    return known + sorted(set(seen) - set(known))
 
 
 def cell(figure: Figure | None) -> str:
@@ -41,7 +36,8 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> Table:
     drawn = Table(title="Cistern and its peers", caption=caption(facts), show_lines=False)
     drawn.add_column("what", overflow="fold")
     drawn.add_column("unit")
-    for name in (*PEERS, "base"):
+    peers = subjects_of(rows)
+    for name in (*peers, "base"):
         drawn.add_column(name, justify="right", overflow="fold")
     for name in ("ratio", "floor", "met"):
         drawn.add_column(name, justify="right")
@@ -54,7 +50,7 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> Table:
         judged = "" if row.judged is None else number(row.judged)
         floor = "" if row.floor is None else str(row.floor)
         drawn.add_row(
-            row.name, row.unit, *(cell(row.cells.get(name)) for name in PEERS), base, judged, floor, VERDICTS[row.met]
+            row.name, row.unit, *(cell(row.cells.get(name)) for name in peers), base, judged, floor, VERDICTS[row.met]
         )
     return drawn
 
@@ -70,35 +66,11 @@ def document(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"machine": dict(facts), "rows": [asdict(row) | {"met": row.met} for row in rows]}
 
 
-def picture(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
-    """An SVG: per row one bar for each subject, on the row's own scale, so that only bars of one row compare."""
-    drawn, top = [], 50
-    for row in rows:
-        drawn.append(_text(LABEL - 10, top + LINE - 4, f"{row.name} [{row.unit}]", anchor="end"))
-        longest = max([figure.value for figure in row.cells.values()] + [1e-9])
-        for subject, figure in row.cells.items():
-            length = max(1.0, (WIDTH - LABEL - 180) * max(0.0, figure.value) / longest)
-            colour = COLOURS.get(subject, "#d0d7de")
-            drawn.append(f'<rect x="{LABEL}" y="{top}" width="{length:.1f}" height="{LINE - 3}" fill="{colour}"/>')
-            drawn.append(_text(LABEL + length + 6, top + LINE - 5, f"{subject} {number(figure.value)}"))
-            top += LINE
-        top += GAP
-    head = _text(10, 20, "Cistern and its peers, one machine, one run") + _text(10, 38, caption(facts))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" font-family="sans-serif" '
-        f'font-size="11"><rect width="100%" height="100%" fill="white"/>{head}{"".join(drawn)}</svg>\n'
-    )
-
-
-def _text(x: float, y: float, words: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
-
-
 def save(rows: Sequence[Row], facts: Mapping[str, Any], folder: Path) -> None:
     """Write `benchmarks.json` and `benchmarks.svg`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmarks.json").write_text(json.dumps(document(rows, facts), indent=1) + "\n")
-    (folder / "benchmarks.svg").write_text(picture(rows, facts))
+    (folder / "benchmarks.svg").write_text(picture(rows, caption(facts)))
 
 
 def show(rows: Sequence[Row], facts: Mapping[str, Any], console: Console) -> None:

@@ -124,6 +124,7 @@ class Upstream:
     def __init__(self, content: Content) -> None:
         self._content = content
         self._bucket = TokenBucket(None, BURST)
+        self._each: int | None = None  # bytes per second of one connection
         self._block = BLOCK
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
@@ -161,7 +162,7 @@ class Upstream:
             await self._send(request, *found, writer)
 
     async def _send(self, request: Request, digest: str, held: Held, writer: asyncio.StreamWriter) -> None:
-        start = _range_start(request.headers.get("range"))
+        span = span_of(request.headers.get("range"), held.size)
         headers = {
             "Content-Type": held.media_type,
             "Docker-Content-Digest": digest,
@@ -169,27 +170,30 @@ class Upstream:
             "Accept-Ranges": "bytes",
         }
         status = "200 OK"
-        if start is not None:
-            status, headers["Content-Range"] = "206 Partial Content", f"bytes {start}-{held.size - 1}/{held.size}"
-        offset = start or 0
-        head = _head(status, held.size - offset, headers)
+        if span is not None:
+            status, headers["Content-Range"] = "206 Partial Content", f"bytes {span[0]}-{span[1] - 1}/{held.size}"
+        offset, stop = span or (0, held.size)
+        head = _head(status, stop - offset, headers)
         if request.method == "HEAD":
             writer.write(head)
             return
         self._requests[digest] += 1
-        first = held.head[offset:]
+        own = TokenBucket(self._each, BURST)
+        first = held.head[offset:stop]
         self._bytes[digest] += len(first)
-        await self._wait(len(first))
+        await self._wait(len(first), own)
         writer.write(head + first)
-        for place, length in _blocks(offset + len(first), held.size, self._block):
+        for place, length in _blocks(offset + len(first), stop, self._block):
             self._bytes[digest] += length
-            await self._wait(length)
+            await self._wait(length, own)
             await asyncio.get_running_loop().sendfile(
                 writer.transport, self._content.file, place, length, fallback=False
             )
 
-    async def _wait(self, size: int) -> None:
-        delay = self._bucket.reserve(size, time.monotonic())
+    async def _wait(self, size: int, own: TokenBucket) -> None:
+        """Until both the bandwidth of all and that of this answer allow so many bytes."""
+        now = time.monotonic()
+        delay = max(self._bucket.reserve(size, now), own.reserve(size, now))
         if delay > 0:
             await asyncio.sleep(delay)
 
@@ -208,9 +212,9 @@ class Upstream:
             case "image":
                 return self._content.image(numbers["size"])
             case "limit":
-                [rate] = numbers["rate"]
-                self._bucket = TokenBucket(rate or None, BURST)
-                self._block = LIMITED_BLOCK if rate else BLOCK
+                [rate], [each] = numbers["rate"], numbers.get("each", [0])
+                self._bucket, self._each = TokenBucket(rate or None, BURST), each or None
+                self._block = LIMITED_BLOCK if rate or each else BLOCK
                 return rate
             case "sent":
                 return {digest: [count, self._bytes[digest]] for digest, count in self._requests.items()}
@@ -220,11 +224,12 @@ class Upstream:
                 raise ConnectionError(f"no such control: {unknown}")
 
 
-def _range_start(header: str | None) -> int | None:
-    """The first byte of `bytes=N-`, the one form that caches ask for; anything else is answered whole."""
-    if header is None or not header.startswith("bytes=") or not header.endswith("-"):
+def span_of(header: str | None, size: int) -> tuple[int, int] | None:
+    """Where `bytes=A-` or `bytes=A-B` begins and ends; anything else is answered whole."""
+    first, _, last = (header or "").removeprefix("bytes=").partition("-")
+    if not (header or "").startswith("bytes=") or not first.isdigit() or (last and not last.isdigit()):
         return None
-    return int(header[len("bytes=") : -1])
+    return int(first), min(size, int(last) + 1) if last else size
 
 
 def _blocks(start: int, stop: int, block: int) -> Iterator[tuple[int, int]]:
@@ -241,9 +246,10 @@ def _head(status: str, length: int, headers: dict[str, str]) -> bytes:
 async def main() -> None:
     """Serve until killed; one ready line."""
     parser = argparse.ArgumentParser(description="the upstream of the benchmarks")
-    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT")
+    host, _, port = parser.parse_args().listen.rpartition(":")
     upstream = Upstream(Content.create())
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", parser.parse_args().port, backlog=1024)
+    server = await asyncio.start_server(upstream.serve, host, int(port), backlog=1024)
     print(f"upstream ready port={server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 

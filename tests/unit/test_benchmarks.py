@@ -7,12 +7,39 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from benchmarks import report
+from benchmarks import clients, others, report
 from benchmarks.bucket import TokenBucket
-from benchmarks.figures import CISTERN, NGINX, Figure, Floor, Row, at_least, at_most, percentile, ratios, summary
-from benchmarks.upstream import Request
+from benchmarks.figures import (
+    CISTERN,
+    DIRECT,
+    NGINX,
+    PLAIN,
+    Figure,
+    Floor,
+    Row,
+    at_least,
+    at_most,
+    percentile,
+    ratios,
+    summary,
+)
+from benchmarks.picture import number, picture
+from benchmarks.upstream import Request, span_of
 
 FACTS = {"cpu": "<a & b>", "cores": 2, "kernel": "6", "python": "3.11", "load": (0.5, 0.25, 0.0)}
+
+
+CURVE = [
+    Row(
+        "growth",
+        f"hot, {at} clients",
+        "req/cpu-s",
+        {CISTERN: Figure(float(at), 0, 0, 1)},
+        curve="hot by clients",
+        at=at,
+    )
+    for at in (1, 10, 100)
+]
 
 
 def row(judged: float | None, floor: Floor | None) -> Row:
@@ -103,7 +130,7 @@ def test_connections_share_a_bucket_in_turn() -> None:
 )
 def test_a_number_has_three_digits_that_matter(value: float, text: str) -> None:
     """No figure pretends to more than was measured."""
-    assert report.number(value) == text
+    assert number(value) == text
 
 
 def test_a_cell_shows_its_spread() -> None:
@@ -130,7 +157,7 @@ def test_the_document_holds_every_row() -> None:
 
 def test_the_picture_is_well_formed() -> None:
     """One bar for each subject of a row, and names are escaped."""
-    drawn = ElementTree.fromstring(report.picture([row(0.5, None)], FACTS))
+    drawn = ElementTree.fromstring(picture([row(0.5, None), *CURVE], "<a & b>"))
     bars = [element for element in drawn.iter() if element.tag.endswith("rect") and element.get("x")]
     assert [float(bar.get("width", "0")) for bar in bars] == [210.0, 420.0]
 
@@ -141,3 +168,74 @@ def test_the_upstream_reads_a_request() -> None:
     assert (request.method, request.path) == ("GET", "/-/blobs")
     assert request.query == {"size": ["5"], "count": ["2"]}
     assert request.headers["range"] == "bytes=3-"
+
+
+def test_a_curve_is_a_line_and_not_bars() -> None:
+    """The points of one curve are one chart with a line for each subject; no row of it stands among the bars."""
+    drawn = picture(CURVE, "a machine")
+    assert drawn.count("<polyline") == 2  # the axis and Cistern's
+    assert "hot by clients [req/cpu-s]" in drawn
+    assert "hot, 10 clients" not in drawn
+
+
+def test_every_cache_that_was_measured_has_a_column() -> None:
+    """Known ones in a fixed order, a target by its own name at the end, no base and nothing that was not there."""
+    cells = {name: Figure(1.0, 1.0, 1.0, 1) for name in ("cache.example:80", NGINX, CISTERN, PLAIN, DIRECT)}
+    assert report.subjects_of([Row("x", "x", "x", cells)]) == [CISTERN, NGINX, "cache.example:80"]
+
+
+SIZE = 20 << 20
+
+
+@pytest.mark.parametrize(
+    ("fetches", "needed"),
+    [
+        pytest.param(clients.containerd("/b", SIZE, chunk=8 << 20, parallel=4), SIZE, id="containerd"),
+        pytest.param(clients.nydus("/b", SIZE, reads=7), 7 << 20, id="nydus"),
+    ],
+)
+def test_a_client_needs_what_it_asks_for(fetches: clients.Fetches, needed: int) -> None:
+    """containerd's open-ended ranges make up the whole blob, nydus reads whole chunks; none reads a byte twice."""
+    assert clients.useful(fetches, SIZE) == needed
+    starts = [fetch["range"] for fetch in fetches]
+    assert len(starts) == len(set(starts))
+
+
+def test_stargz_begins_with_its_probe_and_stays_inside() -> None:
+    """`bytes=0-1`, the footer, then small reads within the layer."""
+    fetches = clients.stargz("/b", SIZE, reads=50)
+    assert fetches[0]["range"] == "bytes=0-1"
+    assert fetches[1]["range"] == f"bytes={SIZE - 51}-{SIZE - 1}"
+    for fetch in fetches:
+        first, last = map(int, fetch["range"].removeprefix("bytes=").split("-"))
+        assert 0 <= first <= last < SIZE
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("http://cache.example", "/v2/library/app/blobs/sha256:x"),
+        ("http://cache.example:5000/", "/v2/library/app/blobs/sha256:x"),
+        ("http://cache.example/v2/hub", "/v2/hub/library/app/blobs/sha256:x"),
+        ("http://cache.example/hub/x/", "/v2/hub/x/library/app/blobs/sha256:x"),
+    ],
+)
+def test_a_target_is_asked_below_its_path(url: str, path: str) -> None:
+    """What stands in the URL's path stands before the repository."""
+    assert others.target(url).blob("sha256:x") == path
+
+
+@pytest.mark.parametrize("url", ["https://cache.example", "cache.example:5000", "http://"])
+def test_a_target_is_an_http_url(url: str) -> None:
+    """Anything else is refused before something is started."""
+    with pytest.raises(ValueError, match="http"):
+        others.target(url)
+
+
+@pytest.mark.parametrize(
+    ("header", "span"),
+    [("bytes=5-", (5, 100)), ("bytes=5-9", (5, 10)), ("bytes=5-999", (5, 100)), ("bytes=-5", None), (None, None)],
+)
+def test_the_upstream_knows_the_ranges_that_caches_ask(header: str | None, span: tuple[int, int] | None) -> None:
+    """Open-ended and closed ones; anything else is answered whole."""
+    assert span_of(header, 100) == span
