@@ -168,7 +168,7 @@ class Registry:
         if want_body and is_hopeless(exchange.range, request.headers.get(hdrs.IF_RANGE), etag):
             raise RangeUnsatisfiable(await self._pull.known_size(exchange.route, call.digest))
         # Entered before the block list is looked at: a digest that is blocked from then on is cut.
-        with self.streams.carrying(call.digest, request.transport):
+        with self.streams.carrying(call.digest, lambda: exchange.status != 0):
             found = await self._pull.blob(exchange.route, call.digest, want_body=want_body)
             exchange.outcome = found.outcome
             try:

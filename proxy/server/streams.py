@@ -1,41 +1,61 @@
-"""The blobs that are leaving now, by digest, so that those of one digest can be cut.
+"""The answers that carry a blob now, by digest, so that those of one digest can be cut.
 
-Invariant: a connection stands here exactly while an answer with that blob may be using it.
+A connection must not be closed under a running `sendfile` (asyncio lets it write on into a descriptor that may be
+another client's by then: seen with 3.11), so the handler's task is cancelled, and drops its connection itself.
+Invariant: a task stands here exactly while it works for an answer with that blob.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from proxy.errors import Denied
 from proxy.oci import Digest
+from proxy.server.send import BodyDropped
+
+
+class Carrying:
+    """One answer on its way."""
+
+    __slots__ = ("is_cut", "task")
+
+    def __init__(self, task: "asyncio.Task[object] | None") -> None:
+        self.task = task
+        self.is_cut = False
 
 
 class Streams:
-    """Which connection carries which blob."""
+    """Which handlers carry which blob."""
 
     def __init__(self) -> None:
-        self._of: defaultdict[Digest, set[asyncio.BaseTransport]] = defaultdict(set)
+        self._of: defaultdict[Digest, set[Carrying]] = defaultdict(set)
 
     @contextmanager
-    def carrying(self, digest: Digest, transport: asyncio.BaseTransport | None) -> Iterator[None]:
-        """While inside, `transport` may be cut for this digest. None: the client has left already."""
-        if transport is None:
-            yield
-            return
+    def carrying(self, digest: Digest, has_begun: Callable[[], bool]) -> Iterator[None]:
+        """While inside, this task may be cut for this digest: it ends with Denied, or once its headers are out
+        (`has_begun`) with BodyDropped.
+        """
+        one = Carrying(asyncio.current_task())
         carriers = self._of[digest]
-        carriers.add(transport)
+        carriers.add(one)
         try:
             yield
+        except asyncio.CancelledError:
+            if not one.is_cut or one.task is None or one.task.uncancel() > 0:  # or the client has left as well
+                raise
+            why = f"{digest} was put on the block list of this cache"
+            raise (BodyDropped(why) if has_begun() else Denied(why)) from None
         finally:
-            carriers.discard(transport)
+            carriers.discard(one)
             if not carriers:
                 self._of.pop(digest, None)
 
     def cut(self, digests: Iterable[Digest]) -> int:
-        """Drop every connection that carries one of these digests, at once; how many."""
-        found = [transport for digest in digests for transport in self._of.get(digest, ())]
-        for transport in found:
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
+        """End every answer that carries one of these digests, at once; how many."""
+        found = [one for digest in digests for one in self._of.get(digest, ()) if not one.is_cut]
+        for one in found:
+            if one.task is not None:
+                one.is_cut = True
+                one.task.cancel()
         return len(found)

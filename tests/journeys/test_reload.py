@@ -144,6 +144,18 @@ async def test_a_blocked_digest_is_cut_at_once(
         assert server.rooms.disk.blobs.path_of(large.digest).exists() is False
 
 
+async def test_who_waits_for_a_digest_that_is_blocked_is_told(server: Reloading, registry: Registry) -> None:
+    """Nothing was sent yet: a true 403, and the connection goes on."""
+    wanted = registry.add_blob("team/app", images.blob(SIZE))
+    gate = registry.hold_headers(wanted.digest)
+    pulling = await server.start(f"{APP}/blobs/{wanted.digest}")
+    await gate.reached()
+    assert await server.take(text(registry, block=[str(wanted.digest)]))
+    assert await pulling.head() == 403
+    assert b"DENIED" in await pulling.rest()
+    await server.rooms.downloads.idle()
+
+
 async def test_a_removed_rule_in_use_ends_its_hydration_visibly(
     server: Reloading, registry: Registry, layer: Blob
 ) -> None:
