@@ -72,6 +72,8 @@ class Pass:
         self.bell = bell  # rings when there is more to take, and at the end
         self.moved = Bell()  # rings when a reader has taken something, or left
         self.takers: set[Taker] = set()
+        self.expected: Callable[[], int] = lambda: 0  # how many readers are on their way to it
+        self._grace_s = PATIENCE_S
         self.claim: asyncio.Task[Any] | None = None  # done when there is room after all
         self.stop: Callable[[], object] = lambda: None  # ends it: nobody takes of it any more
         self._ground = ground
@@ -173,8 +175,13 @@ class Pass:
                 self._decide(self.claim)
             oldest = self.ring.pieces[0]
             late = [taker for taker in self.takers if oldest.start <= taker.at < oldest.stop]
-            if not late or not await self._waited_for(late):
-                self.ring.drop()
+            if late and await self._waited_for(late):
+                continue
+            if not late and self.ring.is_whole and self._grace_s > 0 and self.expected():
+                # They still read what a part holds: a moment's patience spares each a request of its own.
+                self._grace_s -= await self._moved_within(self._grace_s)
+                continue
+            self.ring.drop()
 
     def _decide(self, claim: "asyncio.Task[Any]") -> None:
         if not claim.cancelled() and claim.exception() is None:
@@ -186,15 +193,19 @@ class Pass:
         if not any(taker.at >= self.ring.stop - HOLD for taker in self.takers if taker not in late):
             await self.moved.wait()
             return True
-        began, patience_s = self._ground.monotonic(), max(taker.patience_s for taker in late)
-        if patience_s <= 0:
-            return False
+        patience_s = max(taker.patience_s for taker in late)
+        waited_s = await self._moved_within(patience_s)
+        for taker in late:
+            taker.patience_s -= waited_s
+        return patience_s > 0
+
+    async def _moved_within(self, patience_s: float) -> float:
+        """Wait until a reader moves, at most so long; how long it was, all of it when none did."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(max(0.0, patience_s)):
                 await self.moved.wait()
         except TimeoutError:
-            pass
-        waited_s = self._ground.monotonic() - began
-        for taker in late:
-            taker.patience_s -= max(waited_s, PATIENCE_S / 1000)
-        return True
+            return patience_s
+        return loop.time() - began
