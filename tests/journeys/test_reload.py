@@ -173,10 +173,13 @@ async def test_a_removed_rule_in_use_ends_its_hydration_visibly(
     assert (await server.ask("/health/rules/own")).status == 404
 
 
+@pytest.mark.parametrize("clients", [1, CLIENTS])
 async def test_a_rotated_password_is_used_by_the_next_request(
-    short_tmp: Path, registry: Registry, image: Image
+    short_tmp: Path, registry: Registry, layer: Blob, clients: int
 ) -> None:
-    """The old token is dropped; while the file is half written the old password still serves (F29)."""
+    """The old token is dropped, and one new one fetched for all; while the file is half written the old password still
+    serves; a stream that runs ends whole (F29).
+    """
     password = short_tmp / "password"
     password.write_text("first")
     sections = {"credentials": {"team": {"username": "me", "password": {"file": str(password)}}}}
@@ -188,12 +191,18 @@ async def test_a_rotated_password_is_used_by_the_next_request(
             password.write_text("")
             assert await server.take(before)
             assert await server.pull(f"{APP}/manifests/1") == 200
+            gate = registry.hold(layer.digest, after_bytes=SIZE // 2)
+            pulls = [await server.start(f"{APP}/blobs/{layer.digest}") for _ in range(clients)]
+            await gate.reached()
             issued = realm.issued
             password.write_text("second")
             realm.users = {"me": "second"}
             assert await server.take(before)
-            assert await server.pull(f"{APP}/manifests/1") == 200
+            asked = (server.pull(f"{APP}/manifests/1") for _ in range(clients))
+            assert set(await asyncio.gather(*asked)) == {200}
             assert realm.issued == issued + 1
+            gate.open()
+            assert [await pulling.rest() for pulling in pulls] == [layer.data] * clients
 
 
 # What is refused
@@ -355,7 +364,9 @@ async def test_two_reloads_at_once_end_with_the_last_file(
 
 
 async def test_requests_during_reloads_are_never_dropped(server: Reloading, registry: Registry, image: Image) -> None:
-    """Eight clients pull again and again while two configurations alternate: each answer is of one of them, whole."""
+    """Eight clients pull again and again while two configurations and a bad one take turns: each answer is of a good
+    one, whole.
+    """
     assert await server.pull(f"{APP}/manifests/1") == 200
     open_, closed = text(registry), text(registry, rules=[{"name": "no", "upstream": f"{HUB}/*", "deny": True}])
     done = asyncio.Event()
@@ -367,8 +378,9 @@ async def test_requests_during_reloads_are_never_dropped(server: Reloading, regi
         return statuses
 
     clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]
-    for number in range(20):
-        assert await server.take(closed if number % 2 == 0 else open_)
+    for _ in range(8):
+        for configuration, is_good in ((closed, True), ("nonsense: 1", False), (open_, True)):
+            assert await server.take(configuration) is is_good
     done.set()
     assert set().union(*await asyncio.gather(*clients)) <= {200, 403}
     assert await server.pull(f"{APP}/manifests/1") == 200
