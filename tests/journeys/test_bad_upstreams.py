@@ -3,12 +3,16 @@
 The rules themselves are tested beside the upstream room; here it is shown that every road obeys them.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.errors import CisternError
+from proxy.errors import answer as answer_of
 from proxy.events import NotStored
 from proxy.journal import Journal
 from proxy.outcome import Result
@@ -16,7 +20,7 @@ from proxy.upstream.session import UpstreamCall
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Blob, Image, blob, manifest
-from tests.support.proxy import Proxy, config_text, running
+from tests.support.proxy import UPSTREAM, Proxy, config_text, running
 from tests.support.registry import Registry
 from tests.support.site import Site
 from tests.support.tls import Authority, Names
@@ -192,6 +196,106 @@ async def test_what_was_checked_is_what_is_dialled(
         await proxy.rooms.hydrate.heard()
     assert rebinding.looked_up == ["registry.example.com"]
     assert rebinding.hosts["registry.example.com"] == ["169.254.169.254"]
+
+
+# The roads beside a client's cold GET: what else makes us ask an upstream, once something is here or on its way.
+
+
+@dataclass(frozen=True)
+class Way:
+    """`before` is while the upstream is honest; `go` asks, and tells the statuses or errors that were told."""
+
+    go: Callable[[Proxy, Image], Awaitable[object]]
+    before: Callable[[Proxy, Registry, Image], Awaitable[None]] | None = None
+
+
+async def told(proxy: Proxy, path: str, method: str = "GET") -> object:
+    """What a client is told: a status, None for a dropped connection."""
+    try:
+        return (await proxy.ask(path, method=method)).status
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return None
+
+
+async def pulled(proxy: Proxy, _public: Registry, image: Image) -> None:
+    assert await told(proxy, f"{APP}/manifests/1") == 200
+    assert await told(proxy, target("blob", image)) == 200
+    await proxy.quiet()
+
+
+async def held_elsewhere(proxy: Proxy, public: Registry, image: Image) -> None:
+    """The blob is here, and its upstream has it in another repository too."""
+    await pulled(proxy, public, image)
+    public.add_blob("team/other", image.layers[0])
+
+
+async def cut_once(_proxy: Proxy, public: Registry, image: Image) -> None:
+    """The blob's first answer ends in the middle."""
+    public.script(f"/v2/{APP}/blobs/{image.layers[0].digest}", script.cut(100_000), times=1)
+
+
+async def refreshed(proxy: Proxy, _image: Image) -> object:
+    """`cistern refresh` of a tag that is held."""
+    route = proxy.rooms.current.rules.route(f"{UPSTREAM}/{APP}")
+    try:
+        return (await proxy.rooms.tags.refresh(route, "1")).descriptor
+    except CisternError as error:
+        return answer_of(error)[0]
+
+
+WAYS: dict[str, Way] = {
+    "HEAD of a tag": Way(lambda proxy, _: told(proxy, f"{APP}/manifests/1", "HEAD")),
+    "HEAD of a manifest": Way(lambda proxy, image: told(proxy, f"{APP}/manifests/{image.digest}", "HEAD")),
+    "HEAD of a blob": Way(lambda proxy, image: told(proxy, target("blob", image), "HEAD")),
+    "check of a tag": Way(lambda proxy, _: told(proxy, f"{APP}/manifests/1"), pulled),
+    "proof that another repository has it": Way(
+        lambda proxy, image: told(proxy, f"team/other/blobs/{image.layers[0].digest}"), held_elsewhere
+    ),
+    "resume of a cut body": Way(lambda proxy, image: told(proxy, target("blob", image)), cut_once),
+    "refresh": Way(refreshed, pulled),
+    "ping": Way(lambda proxy, _: proxy.rooms.upstreams.ping(UPSTREAM)),
+}
+
+
+def challenged(text: str, port: int) -> Fault:
+    """Every answer is a challenge of this text."""
+    named = text.format(port=f"127.0.0.1:{port}", number=port)
+    return script.become(reply(401, b"{}", "application/json", **{"WWW-Authenticate": named}))
+
+
+def leads(port: int) -> dict[str, Fault]:
+    """Everything that would lead to the bystander's port, or to a place where nobody may go."""
+    found = {f"realm: {name}": challenged(text, port) for name, text in REALMS.items()}
+    elsewhere = {name: script.redirect(text.format(port=port)) for name, text in (ELSEWHERE | PRIVATE).items()}
+    return found | elsewhere
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+async def test_no_road_leads_elsewhere(
+    proxy: Proxy, public: Registry, bystander: Bystander, names: Names, clock: Clock, image: Image, way: Way
+) -> None:
+    """Foreign realms and redirects to elsewhere are followed on no road at all (V12 to V16, V28 to V30): nobody is
+    dialled, nothing of a credential leaves, and the next honest answer is served.
+    """
+    names.place("registry.example.com", "127.0.0.1", "192.0.2.1")  # never dialled: the first one answers
+    names.place("inside.example.com", "127.0.0.1")
+    for number, (name, lead) in enumerate(leads(bystander.port).items()):
+        again = public.add(APP, "1", manifest(blob(200_000, seed=number)))
+        if way.before is not None:
+            await way.before(proxy, public, again)
+        clock.advance(3600)
+        public.script("*", lead, methods=("GET", "HEAD"))
+        if way.before is cut_once:  # honest once, and cut: then it leads elsewhere
+            await cut_once(proxy, public, again)
+        outcome = await way.go(proxy, again)
+        await proxy.quiet()
+        assert outcome not in (200, 206) or way.before is pulled, name
+        assert bystander.requests == [], name
+        public.heal()
+    assert set(names.looked_up) <= {"registry.example.com", "inside.example.com"}
+    assert not [request for request in public.requests if "Authorization" in request.headers]
+    clock.advance(3600)
+    assert (await proxy.ask(f"{APP}/manifests/1")).status == 200
 
 
 LOOP = "/v2/team/app/manifests/1"
