@@ -9,6 +9,7 @@ look at the file system (at most LOOK_EVERY_S old) can tell.
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 from proxy.capacity.limits import Limits
@@ -18,6 +19,7 @@ from proxy.events import Events, StoreReplaced
 from proxy.ledger import Claim, Ledger, blocks_for
 from proxy.log import logger
 from proxy.store.census import Census, Room
+from proxy.store.directory import KEPT_PARTS
 from proxy.store.filesystem import forget
 from proxy.store.opened import Disk
 from proxy.tasks import Tasks
@@ -52,8 +54,8 @@ class Capacity:
         self._clock = clock
         self._monotonic = monotonic
         self._pause = pause
-        self._filled: set[str] = set()  # part files that transfers fill now
-        self._dropping: set[str] = set()  # part files that are being deleted
+        self._filled: set[str] = set()  # parts that transfers fill now, whatever files they consist of
+        self._dropping: set[str] = set()  # parts that are being deleted
         self._census = Census(disk.directory, disk.threads, disk.ledger, lambda: self._filled)
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = 0.0
@@ -169,20 +171,22 @@ class Capacity:
             self.short.set()  # room is made before the next one needs it
 
     def kept_part(self, name: str, size: int) -> None:
-        self._filled.discard(name)
+        self._filled.discard(Path(name).stem)
         self._disk.ledger.kept_parts[name] = blocks_for(size)
         if self.cap is not None and self._disk.ledger.parts > self.cap // KEPT_PARTS_SHARE:
             self.short.set()
 
     async def took_part(self, name: str) -> None:
-        self._filled.add(name)
-        while name in self._dropping:  # a file that is just being deleted is no start
+        part = Path(name).stem
+        self._filled.add(part)
+        while part in self._dropping:  # a file that is just being deleted is no start
             async with self._made:
                 await self._made.wait()
-        self._disk.ledger.kept_parts.pop(name, None)
+        for suffix in KEPT_PARTS:
+            self._disk.ledger.kept_parts.pop(part + suffix, None)
 
     def left_part(self, name: str) -> None:
-        self._filled.discard(name)
+        self._filled.discard(Path(name).stem)
 
     async def drop_kept_parts(self) -> None:
         """Delete parts that nobody fills, those first that were left first, while room is short or they take more
@@ -193,14 +197,15 @@ class Capacity:
             bound = (self.cap or 0) // KEPT_PARTS_SHARE
             if not self.excess() and self._disk.ledger.parts <= bound:
                 return
-            if name in self._filled or name not in kept:
+            part = Path(name).stem
+            if part in self._filled or name not in kept:
                 continue
-            self._dropping.add(name)
+            self._dropping.add(part)
             try:
                 await self._disk.threads.disk(forget, self._disk.files, self._disk.parts / name)
                 kept.pop(name, None)
             finally:
-                self._dropping.discard(name)
+                self._dropping.discard(part)
                 await self.made()
 
     def refused(self, error: OSError) -> str:

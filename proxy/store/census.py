@@ -32,7 +32,7 @@ class Room:
 
 
 class Census:
-    """Counts into one ledger. `running` names the part files that a transfer fills now: those are its claim's."""
+    """Counts into one ledger. `running` names the parts that transfers fill now, without a suffix: those are their claims'."""
 
     def __init__(
         self, directory: Directory, threads: Threads, ledger: Ledger, running: Callable[[], Collection[str]]
@@ -75,7 +75,7 @@ class Census:
         kept = {name: taken for name, taken in found.items() if Path(name).suffix in KEPT_PARTS}
         self.left_over = self._passing & set(found)
         self._passing = set(found) - set(kept)
-        self._ledger.keep_parts({name: taken for name, taken in kept.items() if name not in running})
+        self._ledger.keep_parts({name: taken for name, taken in kept.items() if Path(name).stem not in running})
 
 
 def _look(root: Path) -> tuple[Room, int, int]:

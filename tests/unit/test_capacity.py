@@ -339,6 +339,19 @@ async def test_another_directory_in_its_place_is_counted_anew(cache_dir: Path) -
         assert room.capacity.ledger.blobs == sum(blocks_under(shard) for shard in room.disk.directory.blobs.glob("*/*"))
 
 
+async def test_no_file_of_a_part_that_is_filled_is_touched(cache_dir: Path) -> None:
+    """A part may have a map beside it: both are the transfer's while it fills them, in the book and on the disk."""
+    async with bench(cache_dir, Share(bytes=64 * MIB)) as room:
+        await room.capacity.took_part("sha256-1.part")
+        for name in ("sha256-1.part", "sha256-1.map", "sha256-2.map"):
+            (room.disk.parts / name).write_bytes(bytes(2 * MIB))
+        await room.capacity.count()
+        assert set(room.capacity.ledger.kept_parts) == {"sha256-2.map"}
+        room.capacity.wanted = 62 * MIB
+        await room.capacity.drop_kept_parts()
+        assert sorted(os.listdir(room.disk.parts)) == ["sha256-1.map", "sha256-1.part"]
+
+
 async def test_parts_left_behind_are_bounded(cache_dir: Path) -> None:
     """They may take a twentieth of the cap, also where there is room: the oldest go, those being filled do not."""
     async with bench(cache_dir, Share(bytes=64 * MIB)) as room:
