@@ -32,7 +32,7 @@ class Room:
 
 
 class Census:
-    """Counts into one ledger. `running` names the parts that transfers fill now, without a suffix: those are their claims'."""
+    """Counts into one ledger. `running` names the parts that transfers fill now, without a suffix: they are claimed."""
 
     def __init__(
         self, directory: Directory, threads: Threads, ledger: Ledger, running: Callable[[], Collection[str]]
