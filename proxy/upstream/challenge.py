@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 HEADERS_MAX: Final = 32
+LINE_MAX: Final = 8192
 WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 SCHEME: Final = re.compile(rf"[\s,]*({WORD})(?=[\s,]|$)")
 # An unquoted value may hold what a token may not (`realm=https://h/t?a=b`): it ends at a comma or white space.
@@ -44,7 +45,7 @@ def parse(lines: Iterable[str]) -> list[Challenge]:
     """Every challenge of every header line, in order."""
     found: list[Challenge] = []
     for line in list(lines)[:HEADERS_MAX]:
-        found += _parse_line(line)
+        found += _parse_line(line[:LINE_MAX])
     return found
 
 

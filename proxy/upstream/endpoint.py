@@ -38,7 +38,7 @@ ERROR_BODY_MAX: Final = 64 * 1024
 REFUSAL_BODY_S: Final = 1.0
 STORAGE_WAIT_S: Final = 5.0  # told when storage refuses a URL that is new: no retry at once makes that better
 AUTHORITIES_MAX: Final = 64
-NAME_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/[^/]+$")
+NAMED: Final = re.compile(r"(.+)/(?:manifests|blobs|tags|referrers)/[^/]+")
 NOT_A_REGISTRY: Final = "not_a_registry"
 # How storage behind a redirect says that a signed URL is past its time.
 URL_EXPIRED: Final = frozenset({400, 401, 403, 410})
@@ -197,8 +197,8 @@ class Endpoint:
         is_home = same_origin(url, self.wire.endpoint)
         authority = self._home if is_home else self._guest(url)
         credentials = ask.credentials if is_home else None
-        name = NAME_IN_PATH.search(url.path)
-        scope = f"repository:{name[1]}:pull" if name else None
+        named = NAMED.fullmatch(url.path.partition("/v2/")[2])
+        scope = f"repository:{named[1]}:pull" if named else None
         grant = await authority.recall(credentials, scope)
         answer = await self._send(ask, url, None if grant is None else grant.header)
         if not authority.is_rejected(answer.status, grant):

@@ -183,6 +183,15 @@ def test_the_next_page_is_a_query(link: str, expected: dict[str, str] | None) ->
 
 
 @pytest.mark.parametrize(
+    "link",
+    ["<x>" + ";a= " * 64 + '"', "<" * 65_536, "<x>" + " " * 60_000 + '"', '<x>"' * 16_000, '<x>"<x>"' * 8000 + '"'],
+)
+def test_a_link_made_to_be_read_for_ever_is_read_at_once(link: str) -> None:
+    """A header that could be taken apart in many ways is none with a next page; the loop that reads it goes on."""
+    assert answers.next_query(U, headers(*[("Link", link)] * 64), ASKED) is None
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "https://evil.test/v2/a/b/tags/list?last=x",
