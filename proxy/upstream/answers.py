@@ -34,7 +34,7 @@ RETRY_AFTER_MAX_S: Final = 3600.0
 MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}", re.ASCII)
 CONTENT_RANGE: Final = re.compile(r"bytes[ \t]+(?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE)
 LENGTH: Final = re.compile(r"\d{1,19}", re.ASCII)
-# No two parts of a pattern may take the same characters: an upstream could write a header that is never read to its end.
+# No two parts of it may take the same characters: an upstream could write a header that is never read to its end.
 LINK: Final = re.compile(r"<([^<>]*)>((?:[^\",<]|\"[^\"]*\")*)")
 REL_NEXT: Final = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\b)", re.IGNORECASE)
 PLAIN: Final = re.compile(r"[\x20-\x7e]{1,256}", re.ASCII)
