@@ -62,7 +62,8 @@ def tell(room: str, level: Level, event: str, fields: dict[str, Any]) -> None:
     if _Out.write is None:
         getattr(logger(room), level)(event, **fields)
     else:
-        fields |= {"room": room, "event": event, "level": level, "timestamp": _Stamp.of(time.time())}
+        fields["room"], fields["event"], fields["level"] = room, event, level
+        fields["timestamp"] = _Stamp.of(time.time_ns())
         _Out.write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
 
 
@@ -80,12 +81,12 @@ class _Stamp:
     prefix = ""
 
     @classmethod
-    def of(cls, seconds: float) -> str:
-        whole = int(seconds)
-        if whole != cls.second:
-            cls.prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(whole))
-            cls.second = whole
-        return f"{cls.prefix}{int((seconds - whole) * 1e6):06d}Z"
+    def of(cls, nanoseconds: int) -> str:
+        second, rest = divmod(nanoseconds, 1_000_000_000)
+        if second != cls.second:
+            cls.prefix = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            cls.second = second
+        return f"{cls.prefix}{rest // 1000:06d}Z"
 
 
 def public_url(url: URL | str) -> str:

@@ -45,7 +45,7 @@ class Ready(web.StreamResponse):
     """One answer to one HTTP/1.1 request. `head` is what the function above made, Content-Length included."""
 
     def __init__(self, head: bytes, body: bytes) -> None:
-        super().__init__()
+        # Not super().__init__: the header map and the state that it makes would never be looked at (0.3 us).
         self._ready = head, body
         self._alive: bool | None = None
 
