@@ -32,6 +32,9 @@ PAUSE_S: Final = (0.0, 0.3)  # between two pulls of one client
 LAST_LIFE: Final = 0.35  # of the time: no restart any more, so that what grows is seen to grow
 WARM: Final = 0.3  # of the last life, until memory is looked at first
 MEMORY_GROWTH: Final = 24 * MIB
+MEMORY_GROWTH_SMALL: Final = (
+    72 * MIB
+)  # what passes by is in memory, 4 MiB for each transfer: a warm server has had most
 FILES_GROWTH: Final = 32  # connections that are kept
 SETTLE_S: Final = 30.0
 WORST_MAX: Final = 20  # faults that are told in full
@@ -160,7 +163,10 @@ class Soak:
                 excuse = self.content.was_tainted(failed.digest)
             if excuse is None:
                 what = "held" if failed.held else "cold"
-                self.report.fault(f"{kind.__name__} of {what} {repository}, {loop.time() - started:.1f} s: {failed}")
+                told = await asyncio.to_thread(self._told_of, failed)
+                self.report.fault(
+                    f"{kind.__name__} of {what} {repository}, {loop.time() - started:.1f} s: {failed}; the log: {told}"
+                )
             self.report.excused[excuse or "NOTHING"] += 1
         except AssertionError as wrong:
             self.report.fault(f"{kind.__name__} of {repository}: {wrong}")
@@ -174,6 +180,11 @@ class Soak:
                 self.content.hold(repository, errand.image)
             return True
         return False
+
+    def _told_of(self, failed: Failed) -> list[dict[str, Any]]:
+        """Cistern's last words about what failed."""
+        lines = [line for line in self.cistern.log_lines() if str(failed.digest) in str(line)]
+        return [line for line in lines if line.get("level") != "info" or line.get("error")][-4:]
 
     async def _probe(self) -> None:
         """A load balancer: the rule's probe is good whatever the upstream does, while Cistern runs."""
@@ -223,7 +234,8 @@ class Soak:
         self.report.jobs_left = int(await self._metric("cistern_hydrations_queued"))
         await self._look()
         first, last = self.report.footprints[0], self.report.footprints[-1]
-        if last.resident_bytes > first.resident_bytes + MEMORY_GROWTH:
+        growth = MEMORY_GROWTH if self._max_size is None else MEMORY_GROWTH_SMALL
+        if last.resident_bytes > first.resident_bytes + growth:
             self.report.fault(f"memory grew from {first.resident_bytes} to {last.resident_bytes} bytes")
         if last.files > first.files + FILES_GROWTH:
             self.report.fault(f"open descriptors grew from {first.files} to {last.files}")
