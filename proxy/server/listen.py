@@ -99,6 +99,7 @@ async def listen(
         max_line_size=HEADER_MAX,
         max_field_size=HEADER_MAX,
         tcp_keepalive=True,
+        auto_decompress=False,  # no request's body is inflated, read or not (V35, V36)
     )
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()

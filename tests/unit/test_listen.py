@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gzip
 import os
 import socket
 import ssl
@@ -297,3 +298,20 @@ async def test_stopping_refuses_new_and_keeps_old_connections(open_at: Listen) -
     assert (await reader.read()).endswith(b"/v2/b")
     writer.close()
     await writer.wait_closed()
+
+
+async def test_no_requests_body_is_inflated() -> None:
+    """A body that says it is gzip is the bytes that were sent: a bomb is never opened (V35, V36)."""
+
+    async def count(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=str(len(await request.content.read())).encode())
+
+    bomb = gzip.compress(bytes(10 << 20))
+    listener = await listen(LOOPBACK, count)
+    try:
+        sent = get("/v2/", "Content-Encoding: gzip", f"Content-Length: {len(bomb)}").replace(b"GET", b"POST", 1)
+        answer = await talk(listener, sent + bomb)
+        assert answer.endswith(b"\r\n\r\n" + str(len(bomb)).encode())
+    finally:
+        await listener.stop_accepting()
+        await listener.close()
