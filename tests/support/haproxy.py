@@ -45,7 +45,7 @@ class HAProxy:
         """Start it, and return when it serves."""
         self._port = self._port or _free_port()
         await asyncio.to_thread(self._configure)
-        # -db: in the foreground. It says nothing when it is ready, but its socket is there then.
+        # -db: in the foreground. It says nothing when it is ready, but both its addresses answer then.
         self._server = Server(["haproxy", "-db", "-f", self.home / "haproxy.cfg"])
         async with asyncio.timeout(10):
             while not await self._answers():
@@ -108,9 +108,10 @@ class HAProxy:
     async def _answers(self) -> bool:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            writer.close()
+            await self._stats()
         except OSError:
             return False
-        writer.close()
         return True
 
 
