@@ -131,7 +131,8 @@ class Tags:
                 return Resolved(renewed.descriptor, outcome)
             except TimeoutError:
                 failure = slow
-                self._late.add(key)
+                if not check.done():  # else it ended in this very turn, and nobody would take it off again
+                    self._late.add(key)
             except CisternError as error:
                 failure = error
         if may_be_stale and may_serve_stale(failure, policy, in_grace=self._grace.lasts(route)):

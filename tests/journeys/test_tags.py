@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy.events import TagMoved, TagStale
+from proxy.freshness import TagRecord
+from proxy.outcome import Outcome, Result
+from proxy.rules import Place, Route
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
@@ -316,3 +320,24 @@ async def test_a_tag_whose_new_manifest_is_gone_before_it_is_fetched(
         if then == "moved on":
             assert body == third.manifest.data
             assert (await proxy.ask(f"{APP}/manifests/1")).headers["Docker-Content-Digest"] == str(third.digest)
+
+
+async def test_a_check_that_ends_as_its_time_is_up_is_not_the_last(
+    proxy: Proxy, image: Image, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that ends in the very turn in which `check_within` is over: the next client's request checks again."""
+    await proxy.ask(TAG)
+    clock.advance(61)
+    tags, route = proxy.rooms.tags, proxy.rooms.rules.route_in(UPSTREAM, Place(UPSTREAM, APP))
+    assert route is not None
+    at_once = replace(route, tags=replace(route.tags, check_within_s=0.0))
+    checked: list[str] = []
+
+    async def check(_route: Route, tag: str, record: TagRecord) -> tuple[TagRecord, Outcome]:
+        checked.append(tag)
+        return record, Outcome(result=Result.HIT)
+
+    monkeypatch.setattr(tags, "_check", check)
+    for _ in range(3):
+        assert (await tags.resolve(at_once, "1", want_body=False)).descriptor.digest == image.digest
+    assert checked == ["1"] * 3
