@@ -107,7 +107,7 @@ class Hydrate:
         self._working: dict[tuple[Place, Digest], asyncio.Task[None]] = {}
         self._parked = asyncio.Event()
         self._noted: LRUCache[tuple[Place, Digest], bool] = LRUCache(SEEN_MAX)
-        self._seen: TTLCache[tuple[Place, Digest], bool] = TTLCache(SEEN_MAX, SEEN_S, timer=ground.clock)
+        self._seen: TTLCache[tuple[Place, Digest], bool] = TTLCache(SEEN_MAX, SEEN_S, timer=ground.monotonic)
         ground.events.listen(ManifestFetched, lambda event: self._hear(event, self._noted))
         ground.events.listen(BlobAsked, lambda event: self._hear(event, self._seen))
         ground.events.listen(Evicted, self._forget)
@@ -137,10 +137,11 @@ class Hydrate:
         while True:
             event = await self._heard.get()
             try:
-                if isinstance(event, ManifestFetched):
-                    await self._note_fetched(event.route, event.digest)
-                else:
+                if isinstance(event, BlobAsked):
                     await self._queue_images_of(event.route, event.digest)
+                elif not await self._note_fetched(event.route, event.digest):
+                    # What could not be kept now may be when it is fetched again.
+                    self._noted.pop((event.route.place, event.digest), None)
             except (OSError, ManifestAmbiguous) as error:
                 log.warning("an image could not be queued", digest=str(event.digest), error=str(error))
             finally:
@@ -154,10 +155,11 @@ class Hydrate:
         """Look at the queue now."""
         self._wake.set()
 
-    async def _note_fetched(self, route: Route, digest: Digest) -> None:
+    async def _note_fetched(self, route: Route, digest: Digest) -> bool:
+        """Note what an image consists of; False for a manifest that is not here."""
         held = await self._manifests.held(route.place, digest)
         if held is None:
-            return
+            return False
         manifest = parse_manifest(held.body, held.descriptor.media_type)
         if manifest.is_image:
             parent = Parent(route.place, digest, manifest.media_type, self._clock())
@@ -165,6 +167,7 @@ class Hydrate:
             await self._index.save_manifest(
                 parent, [(child.descriptor.digest, child.descriptor.size, child.is_manifest) for child in own]
             )
+        return True
 
     async def _queue_images_of(self, route: Route, blob: Digest) -> None:
         """Queue every image that names the blob and was fetched by GET in this place."""

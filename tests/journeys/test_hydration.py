@@ -296,3 +296,40 @@ async def test_an_image_that_is_whole_makes_no_job(
     await proxy.rooms.hydrate.finished()
     assert proxy.heard == []
     assert await proxy.rooms.ground.index.jobs() == []
+
+
+async def test_an_image_that_could_not_be_kept_at_first_is_hydrated_later(
+    proxy: Proxy, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that the disk refused is noted when it is fetched again and kept."""
+    proxy.hear(HydrationEnded)
+
+    async def refuse(*_: object) -> str:
+        return "disk"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(proxy.rooms.manifests, "_keep", refuse)
+        assert (await proxy.ask(f"{APP}/manifests/1")).status == 200
+        await proxy.rooms.hydrate.heard()
+    assert (await proxy.ask(f"{APP}/manifests/1")).status == 200
+    await proxy.pull(image.blobs[0])
+    await proxy.rooms.hydrate.finished()
+    assert [ended.result for ended in proxy.heard if isinstance(ended, HydrationEnded)] == ["done"]
+
+
+async def test_a_clock_that_was_far_ahead_keeps_no_image_from_hydration(
+    proxy: Proxy, registry: Registry, clock: Clock, image: Image
+) -> None:
+    """What was asked for while the clock was decades ahead is looked at again ten minutes later, by any clock."""
+    proxy.hear(HydrationEnded)
+    registry.script(image.blobs[-1].digest, script.error(404))
+    clock.advance(1e9)
+    await proxy.ask(f"{APP}/manifests/1")
+    await proxy.pull(image.blobs[0])
+    await proxy.rooms.hydrate.finished()
+    registry.heal()
+    clock.advance(-1e9)
+    clock.advance(700)
+    await proxy.pull(image.blobs[0])
+    await proxy.rooms.hydrate.finished()
+    assert [ended.result for ended in proxy.heard if isinstance(ended, HydrationEnded)] == ["failed", "done"]
