@@ -72,6 +72,9 @@ class Prober:
             else:
                 call.succeeded()
             log.info("a probe failed", endpoint=self._name, error=str(error))
+        except Exception as error:  # ours: if it ended the watch, the endpoint would be left alone for ever
+            call.failed()
+            log.exception("a probe failed", endpoint=self._name, error=repr(error))
         else:
             if status >= 500:
                 call.failed()

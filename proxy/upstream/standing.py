@@ -139,8 +139,9 @@ class Standing:
         return f"it failed too often, and is left alone{f' for {minutes} min so far' if minutes else ''}{last}"
 
     def failed(self, error: UpstreamFault) -> None:
-        """Remember a fault, to be shown."""
-        self._last_fault = (error.failure, str(error), self._monotonic())
+        """Remember a fault, to be shown; not that the endpoint is left alone: that would hide why it is."""
+        if error.failure is not Failure.LEFT_ALONE:
+            self._last_fault = (error.failure, str(error), self._monotonic())
 
     def answered(self, credentials: str | None, headers: Headers) -> None:
         """The endpoint itself gave an answer below 500: it is alive, and may tell its quota."""

@@ -11,7 +11,9 @@ import pytest
 
 from proxy.errors import Failure, UpstreamDenied, UpstreamFault, UpstreamLied, UpstreamNotFound, UpstreamUnavailable
 from proxy.tasks import Tasks
+from proxy.upstream.breaker import Breaker
 from proxy.upstream.client import Clients
+from proxy.upstream.prober import Prober
 from tests.support.clock import Clock
 from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, clients, config, digest_of, receive, source, until
 
@@ -297,6 +299,9 @@ async def test_who_waits_for_a_silent_upstream_is_told_when_its_circuit_opens() 
         endpoint = upstreams.endpoints(NAME)[0]
         await asyncio.wait(late)
         assert endpoint.breaker.is_open
+        fault = endpoint.standing.state().last_fault
+        assert fault is not None
+        assert fault.failure is Failure.TIMEOUT  # what it did, not what followed
         told = [one.exception() for one in late]
         assert all(isinstance(one, UpstreamUnavailable) and one.failure is Failure.LEFT_ALONE for one in told)
         assert len(hung) <= 4
@@ -322,3 +327,24 @@ async def test_an_endpoints_state_can_be_looked_at(clock: Clock) -> None:
         [state] = upstreams.states(NAME)
         assert (state.circuit, state.open_for_s, state.next_probe_s, state.last_fault) == ("closed", None, None, None)
         assert state.answered_ago_s == 0.0
+
+
+async def test_a_probe_that_fails_by_our_own_fault_is_not_the_last(clock: Clock) -> None:
+    """Whatever a probe raises, the next one is due: an endpoint is never left alone for ever."""
+    settings = config("http://127.0.0.1:1", breaker={"failures": 1, "reset_after": "10s"}).upstreams[NAME].breaker
+    breaker = Breaker(settings, monotonic=clock, rng=lambda: 0.0)
+    breaker.enter().failed()
+    outcomes = iter([ValueError("a fault of ours"), None])
+
+    async def ping() -> int:
+        if (error := next(outcomes)) is not None:
+            raise error
+        return 401
+
+    async with Tasks() as tasks:
+        Prober("it", breaker, ping, tasks, clock.sleep).wake()
+        for wait_s in (10, 20):
+            await rested(clock)
+            assert breaker.state == "open"
+            clock.advance(wait_s)
+        await until(lambda: not breaker.is_open)
