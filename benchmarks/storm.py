@@ -83,11 +83,12 @@ def measure(bench: Bench) -> list[Row]:
 
 def _told(storm: Storm) -> str:
     held, statuses = storm.of("held"), Counter(one[3] for one in storm.of("wanted"))
-    good = sum(one[3] == 200 for one in held)
+    good, unanswered = sum(one[3] == 200 for one in held), sum(one[2] is None for one in storm.found)
     answers = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
     return (
         f"circuit seen open after {storm.opened_s:.1f} s; {good} of {len(held)} held answered 200; "
-        f"the others: {answers}; upstream: {storm.content} requests, {storm.pings} pings"
+        f"the others: {answers}; {unanswered} of all not answered; "
+        f"upstream: {storm.content} requests, {storm.pings} pings"
     )
 
 

@@ -1,7 +1,9 @@
 """A storm of clients in a process of its own: so many kept connections, requests at given moments, each one timed.
 
 Reads one JSON job on standard input, prints one JSON result. A request takes the first idle connection, and a new one
-only when none is idle: who waits for one answer delays no other client. Times are from sending to the last byte.
+only when none is idle: who waits for one answer delays no other client. One that the server closed while it was idle
+is no failure of its request, which is sent again over a new one (RFC 9112 section 9.3.1). Times are from sending to
+the last byte.
 """
 
 import json
@@ -34,6 +36,7 @@ class Connection:
     asked: Asked | None = None
     head: bytearray = field(default_factory=bytearray)
     left: int | None = None  # body bytes still to come; None while the head is not here
+    was_idle: bool = True  # before this request
 
 
 class Storm:
@@ -77,14 +80,19 @@ class Storm:
 
     def _send(self, asked: Asked) -> None:
         self.done.append(asked)
+        asked.sent_s = self.now()
+        self._try(asked, self._idle.pop() if self._idle else None)
+
+    def _try(self, asked: Asked, idle: Connection | None) -> None:
         try:
-            connection = self._idle.pop() if self._idle else self._open()
-            asked.sent_s = self.now()
+            connection = idle or self._open()
             request = f"GET {asked.path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAccept: {self._accept}\r\n\r\n"
             connection.socket.send(request.encode())
         except OSError:
+            if idle is not None:
+                self._try(asked, None)
             return
-        connection.asked, connection.left = asked, None
+        connection.asked, connection.left, connection.was_idle = asked, None, idle is not None
         connection.head.clear()
         self._running += 1
 
@@ -122,6 +130,8 @@ class Storm:
             self._idle.remove(connection)
         if connection.asked is not None:
             self._running -= 1
+            if connection.was_idle and not connection.head:
+                self._try(connection.asked, None)
 
 
 def main() -> None:
