@@ -102,7 +102,7 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
         stack.push_async_callback(tasks.stop)
         capacity = await _counted(disk, current, tasks, events, world)
         ground = _ground(disk, capacity, upstreams, tasks, events, world)
-        downloads = Downloads(ground, max_blob_bytes=current.max_blob_bytes)
+        downloads = Downloads(ground, max_blob_bytes=current.max_blob_bytes, max_ranges=current.max_ranges)
         manifests = Manifests(ground)
         grace = Grace(ground, lambda: current.config.credential_grace_s)
         await grace.begin()

@@ -24,5 +24,8 @@ class Current:
     def max_blob_bytes(self) -> int:
         return self.config.limits.max_blob_bytes
 
+    def max_ranges(self) -> int:
+        return self.config.limits.max_ranges_per_blob
+
     def is_blocked(self, digest: Digest) -> bool:
         return digest in self.blocked

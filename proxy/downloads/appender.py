@@ -13,13 +13,9 @@ from proxy.tasks import Tasks
 
 
 class Appender:
-    """One answer's way into the part, from `offset` on; `grown` is told after each batch.
-
-    `reached` is where the next fed byte belongs.
-    """
+    """One answer's way into the part, from `offset` on; `grown` is told after each batch."""
 
     def __init__(self, part: Part, offset: int, tasks: Tasks, grown: Callable[[], None]) -> None:
-        self.reached = offset
         self._part = part
         self._tasks = tasks
         self._grown = grown
@@ -31,7 +27,6 @@ class Appender:
         """Take a chunk; waits for room in the part's window. OSError: the disk refused an earlier one."""
         self._raise()
         self._batch.append(chunk)
-        self.reached += len(chunk)
         self._part.window.hold(chunk)
         self._start()
         await self._part.window.room()

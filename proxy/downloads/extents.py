@@ -19,6 +19,11 @@ class Extents:
     def __iter__(self) -> Iterator[Span]:
         return map(Span, self._starts, self._stops)
 
+    def copy(self) -> "Extents":
+        twin = Extents()
+        twin._starts, twin._stops = self._starts.copy(), self._stops.copy()
+        return twin
+
     @property
     def frontier(self) -> int:
         """How many bytes are there from the start without a hole."""

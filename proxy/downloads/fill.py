@@ -7,11 +7,14 @@ after a splice or on a kept part means one fetch from zero before the upstream i
 next alternate.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final
 
-from proxy.downloads.appender import Appender
+from proxy.downloads.crew import Crew
 from proxy.downloads.part import Part
+from proxy.downloads.pieces import Claim, Pieces
+from proxy.downloads.stream import GaveWay, receive
 from proxy.downloads.transfer import Transfer
 from proxy.downloads.turns import Turns
 from proxy.errors import (
@@ -36,10 +39,6 @@ DRIP: Final = 64 << 10  # bytes: an answer that fell silent with less gained not
 PAUSE_MAX_S: Final = 10.0  # an upstream that wants to be left alone for longer ends the transfer: clients hang on it
 PROBE_MAX_S: Final = 45.0  # but where the breaker has opened, the first probe is due in 30 to 36 s by default
 OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled)
-
-
-class GaveWay(Exception):
-    """A transfer without readers hung up, for clients to go first."""
 
 
 def told(transfer: Transfer, error: CisternError) -> CisternError:
@@ -70,6 +69,7 @@ class Fill:
         transfer: Transfer,
         turns: Turns,
         max_blob_bytes: int,
+        crew: Callable[[Part, Transfer, Pieces], Crew],
     ) -> None:
         self._ground = ground
         self._max_blob_bytes = max_blob_bytes
@@ -79,15 +79,19 @@ class Fill:
         self._asked_again = False  # this origin had its one fetch from zero after a splice
         self._ask_ranges = True
         self.part = part
+        self._pieces = Pieces(lambda: part.extents)
+        self._crew = crew(part, transfer, self._pieces)
+        transfer.asked = self._crew.look
 
     async def start(self) -> None:
         """Take over what an earlier process left of the part. OSError: the disk refuses."""
-        transfer, kept = self._transfer, self.part.frontier
-        if kept:
+        transfer, kept = self._transfer, self.part.extents
+        if kept.stop:
             self._spliced = True
             # At least one byte is asked for, so that the answer shows the origin to hold the blob.
             hint = transfer.origins[0].size_hint
-            await self.part.rewind(max(0, min(kept, kept if hint is None else hint) - 1))
+            if kept.stop == kept.frontier or (hint is not None and kept.stop > hint):
+                await self.part.rewind(max(0, min(kept.frontier, kept.stop if hint is None else hint) - 1))
         transfer.show(self.part.share(), self.part.extents)
 
     async def run(self) -> None:
@@ -97,20 +101,28 @@ class Fill:
                 await self._receive_through_cuts()
                 await self._confirm()
             except (UpstreamLied, UpstreamDenied, UpstreamNotFound) as error:
+                await self._crew.stop()
+                self._spliced = self._spliced or self._crew.has_helped
                 if not await self._try_again(error):
                     raise
             except OUTAGES as error:
+                await self._crew.stop()
                 if not self._go_elsewhere(error):
                     raise
             else:
                 return
+
+    async def stop(self) -> None:
+        """Nothing of this is at work any more when it returns; called always, also after a cancellation."""
+        self._crew.settle()  # a reader that waits asks for more hands, also after the end
+        await self._crew.stop()
 
     def _go_elsewhere(self, error: CisternError) -> bool:
         """Whether an alternate takes over from an origin that is away. One that had answered keeps its readers."""
         transfer = self._transfer
         if len(transfer.origins) == 1:
             return False
-        self._spliced = self._spliced or transfer.opened or self.part.frontier > 0
+        self._spliced = self._spliced or transfer.opened or self.part.extents.total > 0
         self._asked_again, self._ask_ranges = False, True
         if transfer.opened:
             transfer.origins.popleft()
@@ -122,7 +134,7 @@ class Fill:
         if await self.part.matches():
             return
         transfer = self._transfer
-        where = "resume" if self._spliced else "upstream"
+        where = "resume" if self._spliced or self._crew.has_helped else "upstream"
         self._ground.events.publish(IntegrityFailed(where, transfer.digest, transfer.origins[0].source.place))
         raise WrongDigest(transfer.upstream, f"its bytes do not hash to {transfer.digest}")
 
@@ -137,16 +149,21 @@ class Fill:
         else:
             return False
         self._spliced = False
+        self._crew.settle()  # once wrong is enough: one answer is easier to judge than many
+        self._crew.has_helped = False
+        self._pieces.size = None
         transfer.restart(error)
         await self.part.rewind(0)
         return True
 
     async def _receive_through_cuts(self) -> None:
         fruitless = 0
-        while True:
-            before = self.part.frontier
+        while (claim := await self._next_claim()) is not None:
+            before = self.part.extents.total
             try:
-                return await self._receive()
+                if await self._receive(claim):
+                    return
+                continue
             except GaveWay:
                 self._spliced = True
                 continue
@@ -154,51 +171,79 @@ class Fill:
                 if not self._transfer.opened:
                     raise  # nothing was promised yet: the client gets the true status
                 least = DRIP if isinstance(error, UpstreamTimeout) else 0
-                fruitless = 0 if self.part.frontier - before > least else fruitless + 1
+                fruitless = 0 if self.part.extents.total - before > least else fruitless + 1
                 if fruitless >= FRUITLESS_MAX or (error.retry_after_s or 0.0) > _patience_s(error):
                     raise
                 if fruitless:
                     # Full jitter: many transfers cut by one fault must not come back in step.
                     await self._ground.sleep(self._ground.rng() * 0.5 * 2**fruitless + (error.retry_after_s or 0.0))
-            self._spliced = self._spliced or self.part.frontier > 0
+            finally:
+                self._pieces.end(claim)
+            self._spliced = self._spliced or self.part.extents.total > 0
             self._ground.events.publish(
                 TransferResumed(self._transfer.upstream, self._transfer.digest, self.part.frontier)
             )
 
-    async def _receive(self) -> None:
-        """One answer of the upstream, to its end. Raises UpstreamUnavailable when that came too early."""
+    async def _next_claim(self) -> Claim | None:
+        """What this hand asks for next; None once all is here. What the last helpers have in hand is waited for."""
+        while (claim := self._pieces.first(alone=not self._crew)) is None and self._crew:
+            await self._crew.changed()
+        return claim
+
+    async def _receive(self, claim: Claim) -> bool:
+        """One answer of the upstream, to its end; whether that is the end of a blob whose size nobody told.
+
+        Raises UpstreamUnavailable when it came too early.
+        """
         await self._turns.turn(self._transfer)
         transfer, origin = self._transfer, self._transfer.origins[0]
         async with AsyncExitStack() as stack:
-            body = await self._ask(stack, origin.source)
-            size = self._agreed_size(body, origin.size_hint)
+            body = await self._ask(stack, origin.source, claim)
+            size = self._agreed_size(body, origin.size_hint, claim)
+            self._pieces.size = size
+            claim.stop = size if claim.stop is None else claim.stop
             if not transfer.opened:
                 transfer.open(size)
-            await self._pump(body)
-        if size is not None and self.part.frontier < size:
-            missing = size - self.part.frontier
-            raise UpstreamUnavailable(transfer.upstream, f"the body ended {missing} bytes short of {size}")
+            transfer.givers.add(transfer.upstream)
+            await receive(
+                body,
+                claim,
+                self.part,
+                self._ground.tasks,
+                upstream=transfer.upstream,
+                limit=self._max_blob_bytes if size is None else size,
+                must_leave=lambda: self._turns.must_yield(transfer),
+                grown=self._grown,
+            )
+        if claim.stop is not None and claim.at < claim.stop:
+            missing = claim.stop - claim.at
+            raise UpstreamUnavailable(transfer.upstream, f"the body ended {missing} bytes short of {claim.stop}")
+        return claim.stop is None
 
-    async def _ask(self, stack: AsyncExitStack, source: Source) -> BlobBody:
-        """The body from the frontier on. A Range answer that lies (another start, 416) is asked again from zero."""
-        offset = self.part.frontier if self._ask_ranges else 0
+    async def _ask(self, stack: AsyncExitStack, source: Source, claim: Claim) -> BlobBody:
+        """The body from the claim on. A Range answer that lies (another start, 416) is asked again from zero."""
         transfer, upstreams = self._transfer, self._ground.upstreams
 
-        def body(offset: int) -> AbstractAsyncContextManager[BlobBody]:
-            priority = Priority.CLIENT if transfer.readers else Priority.BACKGROUND
+        def body(offset: int, stop: int | None) -> AbstractAsyncContextManager[BlobBody]:
             return upstreams.get_blob(
-                source, transfer.digest, offset=offset, priority=priority, is_urgent=lambda: bool(transfer.readers)
+                source,
+                transfer.digest,
+                offset=offset,
+                stop=stop,
+                priority=Priority.CLIENT if transfer.readers else Priority.BACKGROUND,
+                is_urgent=lambda: bool(transfer.readers),
             )
 
-        try:
-            return await stack.enter_async_context(body(offset))
-        except UpstreamLied:
-            if not offset:
-                raise
-            self._ask_ranges = False
-        return await stack.enter_async_context(body(0))
+        stop = None if claim.open_ended else claim.stop
+        if self._ask_ranges and (claim.at or stop is not None):
+            try:
+                return await stack.enter_async_context(body(claim.at, stop))
+            except UpstreamLied:
+                self._ask_ranges = False
+                self._crew.settle()
+        return await stack.enter_async_context(body(0, None))
 
-    def _agreed_size(self, body: BlobBody, hint: int | None) -> int | None:
+    def _agreed_size(self, body: BlobBody, hint: int | None, claim: Claim) -> int | None:
         """The blob's size, if anybody told it; raises UpstreamLied when what is told does not agree."""
         transfer = self._transfer
         told = {size for size in (body.size, hint, transfer.size if transfer.opened else None) if size is not None}
@@ -209,29 +254,12 @@ class Fill:
         size = told.pop() if told else None
         if size is not None and size > self._max_blob_bytes:
             raise UpstreamLied(transfer.upstream, f"a blob of {size} bytes is larger than limits.max_blob")
-        if body.start > self.part.frontier:
-            raise UpstreamLied(transfer.upstream, f"it answered from byte {body.start}, asked for {self.part.frontier}")
+        if size is not None and self.part.extents.stop > size:
+            raise UpstreamLied(transfer.upstream, f"it tells a size of {size} bytes, but has sent more before")
+        if body.start > claim.at:
+            raise UpstreamLied(transfer.upstream, f"it answered from byte {body.start}, asked for {claim.at}")
         return size
-
-    async def _pump(self, body: BlobBody) -> None:
-        """Receive and write side by side: while one batch is written, and one hashed, the next one is received."""
-        skip = self.part.frontier - body.start
-        can_go_on = skip == 0  # else it ignores ranges: to hang up would mean to begin from zero each time
-        limit = self._transfer.size if self._transfer.size is not None else self._max_blob_bytes
-        appender = Appender(self.part, self.part.frontier, self._ground.tasks, self._grown)
-        try:
-            async for chunk in body.chunks:
-                fresh, skip = chunk[skip:], max(0, skip - len(chunk))
-                if not fresh:
-                    continue
-                if appender.reached + len(fresh) > limit:
-                    raise UpstreamLied(self._transfer.upstream, f"the body is longer than {limit} bytes")
-                self._transfer.givers.add(self._transfer.upstream)
-                await appender.feed(fresh)
-                if can_go_on and appender.reached < limit and self._turns.must_yield(self._transfer):
-                    raise GaveWay
-        finally:
-            await appender.flush()  # a cut upstream keeps what it gave: those bytes are not fetched again
 
     def _grown(self) -> None:
         self._transfer.grow(self.part.extents)
+        self._crew.look()

@@ -2,19 +2,24 @@
 
 Knows a path and a digest; nothing of upstreams, readers or the store. As long as a part is only appended to, its length
 is its progress: after kill -9 the page cache holds every byte that a write returned for, so a new process takes the
-file's length as its frontier. A hash state cannot be saved, so a kept prefix is hashed again from the file, behind the
-fetch. (After a reboot nothing of this holds: the store drops the parts of another boot.)
+file's length as its frontier. From the first write beyond the frontier on, a map beside it tells the progress. A hash
+state cannot be saved, so a kept prefix is hashed again from the file, behind the fetch. (After a reboot nothing of this
+holds: the store drops the parts of another boot.)
+Invariant: a part that is longer than its frontier has a map.
 """
 
+import asyncio
 import errno
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from proxy.downloads.allotment import Allotment
 from proxy.downloads.extents import Extents
+from proxy.downloads.progress import cells, drop_map, open_map, read_map
 from proxy.downloads.trail import Trail
 from proxy.downloads.window import Buffer, Window
 from proxy.oci import Digest
@@ -36,16 +41,18 @@ class Part:
     Every job gets a descriptor of its own: a cancelled caller may close the part while a thread still works.
     """
 
-    def __init__(self, path: Path, digest: Digest, threads: Threads, tasks: Tasks, file: io.FileIO, kept: int) -> None:
+    def __init__(self, path: Path, digest: Digest, threads: Threads, tasks: Tasks, opened: "Opened") -> None:
         self.path = path
-        self.extents = Extents(kept)
+        self.extents = opened.kept
         self.window = Window()
         self.files = Filesystem()
         self.allotment: Allotment | None = None  # the room that writes are covered by
         self._digest = digest
         self._threads = threads
         self._tasks = tasks
-        self._file = file
+        self._file = opened.file
+        self._map = opened.map
+        self._mapping: asyncio.Task[io.FileIO] | None = None
         self._trail = self._new_trail()
 
     @classmethod
@@ -54,8 +61,8 @@ class Part:
     ) -> "Part":
         """Open the part of `digest`, with what an earlier process left of it. OSError: the disk refuses."""
         path, files = part_path(folder, digest), files or Filesystem()
-        file, kept = await threads.soon(_open, files, path, unclaimed=lambda opened: opened[0].close())
-        part = cls(path, digest, threads, tasks, file, kept)
+        opened = await threads.soon(_open, files, path, unclaimed=Opened.close)
+        part = cls(path, digest, threads, tasks, opened)
         part.files = files
         return part
 
@@ -85,15 +92,43 @@ class Part:
         One write at a time for each run. OSError: the disk refuses; NotKept: there is no room. Nothing of this write
         counts then.
         """
+        stop = offset + sum(map(len, chunks))
         if self.allotment is not None:
-            self.allotment.cover(offset + sum(map(len, chunks)))
-        written = await self._threads.soon(
-            _write, self.files, self._descriptor(), chunks, offset, patience=SYNC_PATIENCE
-        )
-        self.extents.add(offset, offset + written)
+            self.allotment.cover(stop)
+        if offset > self.frontier:
+            await self._begin_map()
+        then = self.extents.copy()
+        then.add(offset, stop)
+        await self._put(chunks, offset, note := self._note(then, offset, stop))
+        if note is None and self._mapping is not None:  # a map was begun meanwhile, and does not know of this run
+            await self._begin_map()
+            await self._put((), offset, self._note(then, offset, stop))
+        self.extents.add(offset, stop)
         if self.allotment is not None:
             self.allotment.wrote(self.extents.total)
         self._trail.follow(offset, chunks, self.frontier)
+
+    async def _put(self, chunks: Sequence[Buffer], offset: int, note: "Note | None") -> None:
+        await self._threads.soon(_write, self.files, self._descriptor(), chunks, offset, note, patience=SYNC_PATIENCE)
+
+    def _note(self, then: Extents, start: int, stop: int) -> "Note | None":
+        return None if self._map is None else Note(os.dup(self._map.fileno()), *cells(then, start, stop))
+
+    async def _begin_map(self) -> None:
+        """See that there is a map before anything is written beyond the frontier. One for all who come at once."""
+        if self._map is None:
+            if self._mapping is None:
+                beginning = self._threads.disk(_map_file, self.path, self.extents.copy(), unclaimed=io.FileIO.close)
+                self._mapping = self._tasks.start(beginning, name="begin map", report=False)
+            try:
+                found = await asyncio.shield(self._mapping)
+            except OSError:
+                self._mapping = None
+                raise
+            if self._file.closed:
+                found.close()
+                raise OSError(errno.EBADF, "the part is closed")
+            self._map = found
 
     async def matches(self) -> bool:
         """Whether all bytes up to the frontier hash to the digest. OSError: they cannot be read back."""
@@ -101,24 +136,79 @@ class Part:
         return self._trail.matches()
 
     async def rewind(self, length: int) -> None:
-        """Keep only the first `length` bytes, which are hashed anew. No write runs meanwhile."""
+        """Keep only the first `length` bytes, at most the frontier, to be hashed anew. No write runs meanwhile."""
         await self._trail.stop()
+        # The file first: cut short in between, the map tells of bytes that the file's length denies.
         await self._threads.disk(_truncate, self._descriptor(), length)
+        await self.forget_map()
         self.extents.keep(length)
         self._trail = self._new_trail()
 
     async def discard(self) -> None:
         """Delete the file; whoever shares it can still read what is there."""
+        if self._mapping is not None:  # whoever began the map may have left since
+            await asyncio.wait([self._mapping])
         await self._threads.soon(discard, self.path)
+
+    async def forget_map(self) -> None:
+        """The part has no holes any more, or is gone: no map is needed."""
+        if self._mapping is not None:
+            await asyncio.wait([self._mapping])
+        if self._map is not None or self._mapping is not None:
+            if self._map is not None:
+                self._map.close()
+            self._map = self._mapping = None
+            await self._threads.soon(drop_map, self.path)
 
     def close(self) -> None:
         self._file.close()
+        if self._map is not None:
+            self._map.close()
 
 
-def _open(files: Filesystem, path: Path) -> tuple[io.FileIO, int]:
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A part's file, what an earlier process left in it, and the map if that has holes."""
+
+    file: io.FileIO
+    kept: Extents
+    map: io.FileIO | None
+
+    def close(self) -> None:
+        self.file.close()
+        if self.map is not None:
+            self.map.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a write, once it has returned, puts into the map: `values` from byte `first` on."""
+
+    descriptor: int
+    first: int
+    values: bytes
+
+
+def _open(files: Filesystem, path: Path) -> Opened:
     descriptor = files.open(path, os.O_RDWR | os.O_CREAT)
     file = io.FileIO(descriptor, "r+b")
-    return file, os.fstat(descriptor).st_size
+    try:
+        length = os.fstat(descriptor).st_size
+        kept = read_map(path, length)
+        if kept is None:
+            return Opened(file, Extents(length), None)
+        if kept.stop > kept.frontier:
+            return Opened(file, kept, _map_file(path, kept))
+        file.truncate(kept.frontier)
+        drop_map(path)
+        return Opened(file, kept, None)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _map_file(path: Path, kept: Extents) -> io.FileIO:
+    return io.FileIO(open_map(path, kept), "r+b")
 
 
 def _truncate(descriptor: int, length: int) -> None:
@@ -126,14 +216,16 @@ def _truncate(descriptor: int, length: int) -> None:
         file.truncate(length)
 
 
-def _write(files: Filesystem, descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
-    total = 0
+def _write(files: Filesystem, descriptor: int, chunks: Sequence[Buffer], offset: int, note: Note | None) -> None:
     try:
         for start in range(0, len(chunks), IOV_MAX):
-            total += _write_all(files, descriptor, chunks[start : start + IOV_MAX], offset + total)
+            offset += _write_all(files, descriptor, chunks[start : start + IOV_MAX], offset)
+        if note is not None:
+            os.pwrite(note.descriptor, note.values, note.first)
     finally:
         os.close(descriptor)
-    return total
+        if note is not None:
+            os.close(note.descriptor)
 
 
 def _write_all(files: Filesystem, descriptor: int, chunks: Sequence[Buffer], offset: int) -> int:
@@ -148,5 +240,6 @@ def _write_all(files: Filesystem, descriptor: int, chunks: Sequence[Buffer], off
 
 
 def discard(path: Path) -> None:
-    """Delete a part file; nothing if it is gone."""
+    """Delete a part file and its map; nothing if they are gone."""
     path.unlink(missing_ok=True)
+    drop_map(path)

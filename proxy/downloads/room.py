@@ -15,9 +15,12 @@ from cachetools import LRUCache
 
 from proxy.downloads.allotment import Allotment
 from proxy.downloads.bell import Bell
+from proxy.downloads.crew import Crew
 from proxy.downloads.extents import Extents
 from proxy.downloads.fill import Fill, told
+from proxy.downloads.pace import Lessons
 from proxy.downloads.part import Part, discard, part_path
+from proxy.downloads.pieces import Pieces
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.downloads.turns import Turns
 from proxy.downloads.unkept import Unkept
@@ -37,9 +40,11 @@ STORED_LATELY: Final = 4096  # far more than can be stored between a request's l
 class Downloads:
     """The table of running transfers."""
 
-    def __init__(self, ground: Ground, *, max_blob_bytes: Callable[[], int]) -> None:
+    def __init__(self, ground: Ground, *, max_blob_bytes: Callable[[], int], max_ranges: Callable[[], int]) -> None:
         self._ground = ground
         self._max_blob_bytes = max_blob_bytes
+        self._max_ranges = max_ranges
+        self._lessons = Lessons()
         self._running: dict[Digest, Transfer] = {}
         # Two misses that do not overlap would otherwise fetch twice (groupcache explains it in `load`). Who asks has
         # just looked in the store: only what was stored since has to be looked for again, which spares a disk job.
@@ -157,11 +162,14 @@ class Downloads:
             try:
                 part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks, ground.files)
                 part.allotment = allotment
-                fill = Fill(ground, part, transfer, self._turns, limit)
+                fill = Fill(ground, part, transfer, self._turns, limit, self._crew)
                 await self._doubt(part, transfer)
-                await fill.start()
-                transfer.passing = None
-                await fill.run()
+                try:
+                    await fill.start()
+                    transfer.passing = None
+                    await fill.run()
+                finally:
+                    await fill.stop()
             except (OSError, NotKept) as refusal:
                 left = False
                 await self._go_on(transfer, part, allotment, refusal, limit)
@@ -169,6 +177,7 @@ class Downloads:
             transfer.verify()  # nobody waits for the commit
             left = False
             await self._keep(transfer, part.path, part.frontier, started, allotment)
+            await part.forget_map()
         except (UpstreamLied, UpstreamNotFound):
             left = False
             await _discarded(part)
@@ -181,7 +190,7 @@ class Downloads:
         finally:
             if part is not None:
                 part.close()
-            if left and part is not None and part.frontier:
+            if left and part is not None and part.extents.total:
                 self._left[transfer.digest] = frozenset(transfer.givers)
                 ground.capacity.kept_part(name, part.extents.total)
             else:
@@ -192,6 +201,8 @@ class Downloads:
     ) -> None:
         """Pass by what is still to come. The part loses its name at once, and its blocks once nobody reads it."""
         transfer.on_release = allotment.release
+        if part is not None:
+            transfer.forget_behind(part.frontier)
         await _discarded(part)
         await self._unkept.from_part(transfer, part, refusal, limit)
 
@@ -200,12 +211,15 @@ class Downloads:
         one would be dropped for it.
         """
         givers = self._left.pop(transfer.digest, None)
-        if not part.frontier or givers is None:
+        if not part.extents.total or givers is None:
             return
         if givers <= {transfer.upstream}:
             transfer.givers |= givers
         else:
             await part.rewind(0)
+
+    def _crew(self, part: Part, transfer: Transfer, pieces: Pieces) -> Crew:
+        return Crew(self._ground, part, transfer, pieces, self._turns, self._lessons, self._max_ranges())
 
     async def _held(self, transfer: Transfer) -> OpenBlob | None:
         """What the store has, once the origin has shown that it holds it too. An unreadable blob is fetched again."""

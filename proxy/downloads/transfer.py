@@ -48,6 +48,7 @@ class Transfer:
         self.error: CisternError | None = None
         self.work: asyncio.Task[None] | None = None  # the room's task that fills it
         self.forbidden: CisternError | None = None  # why it must end, if it must
+        self.asked: Callable[[], None] = lambda: None  # called when a reader has to wait
         self.ended = False  # the room is done with it: adopted, or failed
         self.unkept: str | None = None  # why it is not kept, if it is not
         self.passing: Pass | None = None  # what its readers share where no file is filled
@@ -95,6 +96,14 @@ class Transfer:
         for reader in self.readers:
             if reader.told_size and reader.size != size:
                 reader.error = TransferFailed(self.upstream, f"the size {reader.size} was a lie, it is {size}")
+        self.bell.ring()
+
+    def forget_behind(self, frontier: int) -> None:
+        """Nothing from `frontier` on is read from the file any more: whoever took bytes there is dropped, unjudged."""
+        for reader in self.readers:
+            if reader.reached > frontier:
+                reader.error = TransferFailed(self.upstream, "the disk refuses the rest of what was read ahead")
+        self.extents.keep(frontier)
         self.bell.ring()
 
     def grow(self, extents: Extents) -> None:
@@ -168,7 +177,9 @@ class Reader:
         self.error: CisternError | None = None
         self.told_size = False  # headers may have left with `size`
         self.size: int | None = None
+        self.waits_at: int | None = None  # the offset at which it waits for bytes now
         self.taken = False  # bytes may have left: a restart from zero would splice
+        self.reached = 0  # no byte from there on has left
         self.own: Pass | None = None  # where the shared pass has left it behind
         self.at = 0  # where it stands in a pass
         self.patience_s = PATIENCE_S
@@ -217,11 +228,16 @@ class Reader:
             if end <= offset and passing is not None:
                 passing, end = self._stand(passing, offset)
             if end > offset:
-                self.taken = True
+                self.taken, self.reached = True, max(self.reached, end)
                 return end
             if transfer.verified if passing is None else passing.is_over(offset):
                 return offset
-            await (transfer if passing is None else passing).bell.wait()
+            self.waits_at = offset
+            transfer.asked()
+            try:
+                await (transfer if passing is None else passing).bell.wait()
+            finally:
+                self.waits_at = None
 
     def _stand(self, passing: Pass, offset: int) -> tuple[Pass, int]:
         """Stand at `offset` in a pass, or in one of its own if that has gone by; the pass, and where bytes end now."""

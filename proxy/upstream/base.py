@@ -79,10 +79,12 @@ class Upstreams(Protocol):
         digest: Digest,
         *,
         offset: int = 0,
+        stop: int | None = None,
         priority: Priority = Priority.CLIENT,
         is_urgent: Callable[[], bool] = lambda: False,
     ) -> AbstractAsyncContextManager[BlobBody]:
-        """Receive a blob from `offset` on (`Range: bytes=OFFSET-`); leaving the context closes the connection.
+        """Receive a blob from `offset` on (`Range: bytes=OFFSET-`), or the bytes before `stop` of that; leaving the
+        context before the body's end closes the connection.
 
         BACKGROUND may be refused (UpstreamThrottled) for the sake of clients, and is held to the bandwidth of
         hydration until `is_urgent` says that a client waits for this body after all.

@@ -51,19 +51,24 @@ async def receive(
     credentials: str | None,
     *,
     offset: int,
+    stop: int | None,
     priority: Priority,
     is_urgent: Callable[[], bool],
     limit: int,
 ) -> AsyncIterator[BlobBody]:
-    """The bytes from `offset` on, or from 0 if the upstream knows no ranges; never more than `limit` in all."""
-    headers = {"Range": f"bytes={offset}-"} if offset > 0 else {}
+    """The bytes from `offset` on, at most up to `stop`, or from 0 if the upstream knows no ranges; never more than
+    `limit` in all.
+    """
+    headers = {"Range": f"bytes={offset}-{'' if stop is None else stop - 1}"} if offset or stop is not None else {}
     async with endpoint.ask(_ask("GET", repository, digest, credentials, headers, priority, is_urgent)) as answer:
-        if answer.status not in (200, 206, 416) or (answer.status != 200 and offset == 0):
+        if answer.status not in (200, 206, 416) or (answer.status != 200 and not headers):
             raise await endpoint.fault(answer, credentials)
-        start, stop, size = _extent(endpoint.upstream, answer, offset)
-        if max(size or 0, stop or 0) > limit:
+        start, end, size = _extent(endpoint.upstream, answer, offset)
+        if max(size or 0, end or 0) > limit:
             raise UpstreamLied(endpoint.upstream, f"the blob is larger than {limit} bytes")
-        generated = _empty() if answer.status == 416 else _bounded(endpoint, answer, start, stop, limit)
+        if answer.status == 206 and stop is not None and (end or 0) > stop:
+            raise UpstreamLied(endpoint.upstream, f"asked for bytes up to {stop}, it answers up to {end}")
+        generated = _empty() if answer.status == 416 else _bounded(endpoint, answer, start, end, limit)
         async with aclosing(generated) as chunks:
             yield BlobBody(start, size, chunks, endpoint.origin)
 

@@ -139,6 +139,7 @@ class Clients(Upstreams):
         digest: Digest,
         *,
         offset: int = 0,
+        stop: int | None = None,
         priority: Priority = Priority.CLIENT,
         is_urgent: Callable[[], bool] = never,
     ) -> AsyncIterator[BlobBody]:
@@ -154,6 +155,7 @@ class Clients(Upstreams):
                     digest,
                     source.credentials,
                     offset=offset,
+                    stop=stop,
                     priority=priority,
                     is_urgent=is_urgent,
                     limit=limit,

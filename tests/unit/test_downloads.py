@@ -56,6 +56,7 @@ class OneBlob:
         digest: Digest,
         *,
         offset: int = 0,
+        stop: int | None = None,
         priority: Priority = Priority.CLIENT,
         is_urgent: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[BlobBody]:
@@ -123,7 +124,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             tasks=tasks,
             events=Events(),
         )
-        yield World(Downloads(ground, max_blob_bytes=lambda: 1 << 30), store, upstream, wanted)
+        yield World(Downloads(ground, max_blob_bytes=lambda: 1 << 30, max_ranges=lambda: 8), store, upstream, wanted)
         await tasks.stop()
         await records.close()
         await index.close()
