@@ -34,6 +34,7 @@ OUTAGES: Final = (UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled, Overl
 SEEN_MAX: Final = 10_000  # manifests and blobs heard of, in memory
 SEEN_S: Final = 600.0  # a blob asked for again after this looks for its image again: it may have been evicted
 HEARD_MAX: Final = 10_000
+RESTING_MAX: Final = 10_000
 
 
 class Wait(Protocol):
@@ -105,6 +106,8 @@ class Hydrate:
         self._rested = asyncio.Event()  # set when a job has been tried
         self._heard: asyncio.Queue[ManifestFetched | BlobAsked] = asyncio.Queue(HEARD_MAX)
         self._working: dict[tuple[Place, Digest], asyncio.Task[None]] = {}
+        # Tried, and the index could not be told: on disk such a job is due as before.
+        self._resting: TTLCache[tuple[Place, Digest], bool] = TTLCache(RESTING_MAX, BACKOFF_S, timer=ground.monotonic)
         self._parked = asyncio.Event()
         self._noted: LRUCache[tuple[Place, Digest], bool] = LRUCache(SEEN_MAX)
         self._seen: TTLCache[tuple[Place, Digest], bool] = TTLCache(SEEN_MAX, SEEN_S, timer=ground.monotonic)
@@ -189,7 +192,7 @@ class Hydrate:
             self._wake.clear()  # before looking: what comes meanwhile is looked at next
             for job in await self.queued():
                 key = (job.place, job.manifest)
-                if self._is_due(job) and key not in self._working:
+                if self._is_due(job) and key not in self._working and key not in self._resting:
                     await self._images.acquire()
                     if self._parked.is_set():
                         return
@@ -226,15 +229,18 @@ class Hydrate:
             await self._rested.wait()
 
     async def _work(self, job: Job) -> None:
+        key, is_saved = (job.place, job.manifest), False
         try:
             ended = await self._attempt(job)
-            await self._index.save_job(ended)
+            is_saved = await self._index.save_job(ended)
         finally:
+            if not is_saved:
+                self._resting[key] = True  # before the wake: the queue shows it as due at once
             self._images.release()
-            del self._working[(job.place, job.manifest)]
+            del self._working[key]
             self._wake.set()
             self._rested.set()
-        if ended.state != "queued":
+        if is_saved and ended.state != "queued":
             self._events.publish(HydrationEnded(ended.place, ended.manifest, ended.state, ended.error))
 
     async def _attempt(self, job: Job) -> Job:

@@ -238,7 +238,8 @@ class Index(Protocol):
     async def jobs(self, state: str | None = None, limit: int = 1000) -> Sequence[Job]:
         """Jobs by `due_at`, oldest first; of one state or of all."""
 
-    async def save_job(self, job: Job) -> None: ...
+    async def save_job(self, job: Job) -> bool:
+        """Save how a job stands; False if that could not be kept: on disk it stands as before."""
 
     async def touch(self, digests: Sequence[Digest], now: float) -> None:
         """Note a use; batched, may be lost in a crash."""

@@ -166,9 +166,9 @@ class SqliteIndex:
             return await self._read(f"{JOBS} ORDER BY due_at LIMIT ?", (limit,), _job)
         return await self._read(f"{JOBS} WHERE state=? ORDER BY due_at LIMIT ?", (state, limit), _job)
 
-    async def save_job(self, job: Job) -> None:
+    async def save_job(self, job: Job) -> bool:
         row = _job_row(job)
-        await self._write(lambda connection: connection.execute(SAVE_JOB, row))
+        return await self._write(lambda connection: connection.execute(SAVE_JOB, row).rowcount) is not None
 
     async def touch(self, digests: Sequence[Digest], now: float) -> None:
         self._uses.update(dict.fromkeys(digests, now))

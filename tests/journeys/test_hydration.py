@@ -1,6 +1,7 @@
 """Hydration through the whole proxy: the rest of an image follows once a client means to pull it, and only then."""
 
 import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from proxy.downloads.bell import Bell
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.downloads.turns import Turns
 from proxy.events import HydrationEnded
+from proxy.hydrate import BACKOFF_S
 from proxy.rules import Source
+from proxy.store.base import Job
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, index, manifest
@@ -315,6 +318,55 @@ async def test_an_image_that_could_not_be_kept_at_first_is_hydrated_later(
     await proxy.pull(image.blobs[0])
     await proxy.rooms.hydrate.finished()
     assert [ended.result for ended in proxy.heard if isinstance(ended, HydrationEnded)] == ["done"]
+
+
+async def test_a_job_whose_end_the_index_refuses_rests(
+    cache_dir: Path, registry: Registry, clock: Clock, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the index takes no word, a job that it shows as due is tried once per pause, however often it is woken;
+    its end is told once it is kept.
+    """
+    async with proxied(cache_dir, registry, clock) as proxy:
+        hydrate, tried = proxy.rooms.hydrate, asyncio.Semaphore(0)
+        proxy.hear(HydrationEnded)
+
+        async def refuse(_job: Job) -> bool:
+            tried.release()
+            return False
+
+        with monkeypatch.context() as patched:
+            patched.setattr(proxy.rooms.ground.index, "save_job", refuse)
+            await proxy.ask(f"{APP}/manifests/1")
+            await proxy.pull(image.blobs[0])
+            await tried.acquire()
+            looked = asyncio.Semaphore(0)
+
+            async def look(signal: Awaitable[object], _seconds: float) -> None:
+                await settled()
+                looked.release()
+                await signal
+
+            patched.setattr(hydrate, "_wait", look)
+            attempts: list[Job] = []
+
+            async def attempt(job: Job) -> Job:
+                attempts.append(job)
+                return job
+
+            patched.setattr(hydrate, "_attempt", attempt)
+            for _ in range(3):
+                hydrate.wake()
+                await looked.acquire()
+            assert attempts == []
+            clock.advance(BACKOFF_S)
+            hydrate.wake()
+            await tried.acquire()
+            assert len(attempts) == 1
+            assert proxy.heard == []
+        clock.advance(BACKOFF_S)
+        hydrate.wake()
+        await hydrate.finished()
+        assert [ended.result for ended in proxy.heard if isinstance(ended, HydrationEnded)] == ["done"]
 
 
 async def test_a_clock_that_was_far_ahead_keeps_no_image_from_hydration(

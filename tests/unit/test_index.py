@@ -261,3 +261,15 @@ async def test_a_failing_index_fails_no_request(index: SqliteIndex, tmp_path: Pa
         assert not index.trouble
     connection.close()
     assert [line["log_level"] for line in lines] == ["error", "warning"]
+
+
+async def test_a_job_that_could_not_be_saved_is_said_to_stand_as_before(index: SqliteIndex, tmp_path: Path) -> None:
+    """Who saved it knows that the queue still shows it as due."""
+    await index.enqueue(JOB)
+    connection = sqlite3.connect(tmp_path / "index.sqlite")
+    connection.execute("ALTER TABLE jobs RENAME TO away")
+    assert not await index.save_job(replace(JOB, state="done"))
+    connection.execute("ALTER TABLE away RENAME TO jobs")
+    connection.close()
+    assert await index.jobs() == [JOB]
+    assert await index.save_job(replace(JOB, state="done"))
