@@ -30,6 +30,7 @@ from benchmarks import (
     ranges,
     report,
     rules,
+    start,
     storm,
     warm,
 )
@@ -52,6 +53,7 @@ TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
     "storm": storm.measure,
     "rules": rules.measure,
     "eviction": eviction.measure,
+    "start": start.measure,
 }
 NEEDED = ("docker-registry", "nginx", "wrk")
 ROUNDS, ROUNDS_QUICK = 5, 2

@@ -1,6 +1,6 @@
 """One life of a store, to be broken at its N-th file system call; and what must hold on the directory afterwards.
 
-Run as a program it lives that life again and again, in a fork that is killed at call 1, 2, 3… until one ends untouched.
+Run as a program it lives that life again and again, each in a fork that is killed at one of the given calls.
 """
 
 import asyncio
@@ -18,17 +18,25 @@ from tests.support.faulty import FaultyFilesystem, LossyFilesystem, kill, plain_
 PLACE = Place("docker.io", "library/nginx")
 LAYER = b"layer" * 20_000
 MANIFEST = b'{"schemaVersion": 2}'
+EVICTED, CONDEMNED = b"evicted" * 1000, b"condemned" * 1000  # they come and go; a crash may leave them whole
 BODIES = {Digest.of(LAYER): LAYER, Digest.of(MANIFEST): MANIFEST, Digest.of(MANIFEST, "sha512"): MANIFEST}
 BOOT = "boot-1"
 
 
 async def live(root: Path, files: Filesystem, told: list[Digest]) -> None:
-    """Open, take a layer from a part, put manifests, save links, back up, close. `told` gets what was acknowledged."""
+    """Open, take a layer from a part, put manifests, save links, delete one blob, set another aside, make a sync point,
+    back up, close. `told` gets what was acknowledged.
+    """
     async with open_disk(root, files=files, boot_id=BOOT) as disk:
         for digest, body in BODIES.items():
             await _keep(disk, files, digest, body)
             told.append(digest)
             await disk.records.save_links([Link(PLACE, digest, None, len(body))])
+        for body in (EVICTED, CONDEMNED):
+            await disk.blobs.put(body, Digest.of(body))
+        await disk.blobs.delete(Digest.of(EVICTED))
+        await disk.blobs.condemn(Digest.of(CONDEMNED), "a sweep")
+        await disk.seals.sync()
         await disk.records.backup()
 
 
@@ -55,6 +63,7 @@ async def check(root: Path, told: list[Digest], boot_id: str = BOOT) -> None:
         blobs = {disk.blobs.path_of(digest) for digest in listed}
         assert set(plain_files(root / "blobs")) == blobs, "something that is no blob stands among them"
         assert {path.suffix for path in disk.parts.iterdir()} <= {".part"}, "a leftover was not swept"
+        assert {path.name[:7] for path in disk.directory.quarantine.iterdir()} <= {"sha256-"}
         linked = {link.digest for link in await disk.records.links(PLACE)}
         assert linked <= set(listed), "a link points at nothing"
         assert set(told[:-1]) <= linked, "an acknowledged link is gone"
@@ -69,19 +78,16 @@ async def live_again(disk: Disk) -> None:
         await disk.records.save_links([Link(PLACE, digest, None, len(body))])
 
 
-def main(base: Path) -> None:
-    """Kill one life after the other; prints how each ended: the call it was killed at, then `whole`."""
-    for at in range(1, 1000):
+def main(base: Path, calls: list[int]) -> None:
+    """Live once for each of `calls`, killed there; prints how each life ended: the call, and the signal (0: none)."""
+    for at in calls:
         child = os.fork()
         if child == 0:
             asyncio.run(live(base / str(at), FaultyFilesystem(at, kill), []))
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        if status == 0:
-            print("whole", flush=True)
-            return
         print(at, os.WTERMSIG(status), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [int(word) for word in sys.argv[2:]])
