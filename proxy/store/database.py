@@ -24,7 +24,7 @@ Row = tuple[Any, ...]
 
 GROUP_MAX: Final = 256  # changes per transaction: bounds how long the first of them waits
 # Checked whole before it is used; a larger file would hold up the start, and is checked behind it.
-CHECK_FIRST: Final = 32 << 20
+CHECK_FIRST: Final = 8 << 20
 
 __all__ = ["Database", "DatabaseBroken", "Keeper", "Row"]
 

@@ -228,3 +228,21 @@ async def test_a_damaged_index_never_keeps_the_server_from_starting(tmp_path: Pa
         assert index.trouble is None
         await index.close()
         shutil.rmtree(folder)
+
+
+async def test_large_records_are_checked_behind_the_start(tmp_path: Path) -> None:
+    """A file too large to hold up the start is read behind it; a row that is not as it was written has it replaced."""
+    records = await asyncio.to_thread(SqliteRecords.open, tmp_path, Filesystem())
+    await fill(records, range(COUNT))
+    await records.save_links([Link(Place("large", "x" * 400), digest_of(n), None, n) for n in range(10_000, 30_000)])
+    await records.close()
+    connection = sqlite3.connect(tmp_path / "records.sqlite")
+    connection.execute("UPDATE tags SET digest=? WHERE tag='v7'", (str(digest_of(8)),))
+    connection.commit()
+    connection.close()
+    records = await asyncio.to_thread(SqliteRecords.open, tmp_path, Filesystem())
+    assert not records.database.is_checked
+    await records.check()
+    assert (tmp_path / "records.sqlite.broken").exists()
+    assert await records.tag(PLACE, "v7") == record(7)
+    await records.close()
