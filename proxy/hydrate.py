@@ -71,12 +71,6 @@ class Permits:
         """`most` may say something else now."""
         self._bell.ring()
 
-    async def __aenter__(self) -> None:
-        await self.acquire()
-
-    async def __aexit__(self, *_: object) -> None:
-        self.release()
-
 
 class Hydrate:
     """The durable queue and its workers. `route_of` turns a job's rule and place into a route, None if it is gone."""
@@ -250,22 +244,29 @@ class Hydrate:
             return replace(job, state="failed", error="its rule is gone")
         children = await self._index.children_of(job.place, job.manifest)
         wanted = [(digest, size) for digest, size, is_manifest in children if not is_manifest]
-        results = await asyncio.gather(*(self._fill(route, digest, size) for digest, size in wanted))
-        failures = [error for error in results if error is not None]
+        failures = await self._fill_all(route, wanted)
         if not failures:
             return replace(job, state="done", error=None)
         definite = [error for error in failures if not _may_end(error)]
         return self._postponed(job, (definite or failures)[0])
 
-    async def _fill(self, route: Route, digest: Digest, size: int) -> CisternError | None:
-        async with self._blobs:
-            try:
-                await self._pull.fill(route, digest, size)
-            except CisternError as error:
-                return error
-            except OSError as error:
-                return Overloaded(f"the cache's disk refuses: {error.strerror or error}")
-            return None
+    async def _fill_all(self, route: Route, wanted: Sequence[tuple[Digest, int]]) -> list[CisternError]:
+        """Fetch the blobs; what failed. A task begins with its permit: a manifest may name tens of thousands."""
+        failures: list[CisternError] = []
+        async with asyncio.TaskGroup() as group:
+            for digest, size in wanted:
+                await self._blobs.acquire()
+                filling = group.create_task(self._fill(route, digest, size, failures), name=f"hydrate {digest}")
+                filling.add_done_callback(lambda _: self._blobs.release())  # also of one cancelled before it began
+        return failures
+
+    async def _fill(self, route: Route, digest: Digest, size: int, failures: list[CisternError]) -> None:
+        try:
+            await self._pull.fill(route, digest, size)
+        except CisternError as error:
+            failures.append(error)
+        except OSError as error:
+            failures.append(Overloaded(f"the cache's disk refuses: {error.strerror or error}"))
 
     def _is_due(self, job: Job) -> bool:
         """A job that is due later than any pause lasts was put off by a clock that has jumped since."""

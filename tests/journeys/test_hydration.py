@@ -11,12 +11,13 @@ from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.downloads.turns import Turns
 from proxy.events import HydrationEnded
 from proxy.hydrate import BACKOFF_S
-from proxy.rules import Source
-from proxy.store.base import Job
+from proxy.oci import OCI_MANIFEST, Digest
+from proxy.rules import Route, Source
+from proxy.store.base import Job, Parent
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, index, manifest
-from tests.support.proxy import Proxy, proxied
+from tests.support.proxy import UPSTREAM, Proxy, proxied
 from tests.support.registry import Registry
 from tests.support.site import settled
 from tests.support.wire import Answer, Recorded
@@ -367,6 +368,40 @@ async def test_a_job_whose_end_the_index_refuses_rests(
         hydrate.wake()
         await hydrate.finished()
         assert [ended.result for ended in proxy.heard if isinstance(ended, HydrationEnded)] == ["done"]
+
+
+async def test_an_image_of_very_many_layers_takes_no_more_tasks_than_blobs_at_a_time(
+    proxy: Proxy, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest may name tens of thousands of blobs: each is fetched once, and none takes a task before its turn."""
+    proxy.hear(HydrationEnded)
+    await proxy.ask(f"{APP}/manifests/1")
+    await proxy.rooms.hydrate.heard()
+    [(place, _)] = proxy.rooms.hydrate._noted
+    many = [(Digest.of(b"%d" % number), number, False) for number in range(2000)]
+    await proxy.rooms.ground.index.save_manifest(Parent(place, image.digest, OCI_MANIFEST, 1.0), many)
+    asked: list[Digest] = []
+    begun, opened = asyncio.Semaphore(0), asyncio.Event()
+
+    async def fill(_route: Route, digest: Digest, _size: int) -> None:
+        asked.append(digest)
+        begun.release()
+        await opened.wait()
+
+    monkeypatch.setattr(proxy.rooms.pull, "fill", fill)
+    await proxy.rooms.ground.index.enqueue(
+        Job(place=place, rule=UPSTREAM, manifest=image.digest, queued_at=1.0, due_at=1.0)
+    )
+    proxy.rooms.hydrate.wake()
+    for _ in range(4):
+        await begun.acquire()
+    await settled()
+    assert len(asked) == 4
+    assert len(asyncio.all_tasks()) < 100
+    opened.set()
+    await proxy.rooms.hydrate.finished()
+    assert asked == [digest for digest, _, _ in many]
+    assert [ended.result for ended in proxy.heard if isinstance(ended, HydrationEnded)] == ["done"]
 
 
 async def test_a_clock_that_was_far_ahead_keeps_no_image_from_hydration(
