@@ -71,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     facts: dict[str, Any] = machine.facts()
     started, busy, own = time.monotonic(), machine.busy_seconds(), machine.own_seconds()
-    rows, failed = _measured(chosen, lambda words: errors.print(f"[{time.monotonic() - started:5.0f} s] {words}"))
+    rows, failed = _measured(
+        chosen,
+        lambda words: errors.print(f"[{time.monotonic() - started:5.0f} s] {words}"),
+        lambda so_far: report.save(so_far, facts, chosen.out),  # whoever stops a long run keeps what it found
+    )
     facts |= {"versions": _versions(), "seconds": round(time.monotonic() - started), "failed": failed}
     others = (machine.busy_seconds() - busy) - (machine.own_seconds() - own)
     facts["others_share"] = round(others / (time.monotonic() - started) / (os.cpu_count() or 1), 3)
@@ -85,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _measured(chosen: argparse.Namespace, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
+def _measured(
+    chosen: argparse.Namespace, say: Callable[[str], None], keep: Callable[[list[Row]], None]
+) -> tuple[list[Row], list[str]]:
     """The rows of every chosen topic, and the topics that failed: one that does takes no other with it."""
     rows: list[Row] = []
     failed: list[str] = []
@@ -101,6 +107,7 @@ def _measured(chosen: argparse.Namespace, say: Callable[[str], None]) -> tuple[l
         for topic in chosen.only or TOPICS:
             try:
                 rows += TOPICS[topic](bench)
+                keep(rows)
             except (ClientFailed, CannotStart, OSError) as error:
                 failed.append(topic)
                 say(f"{topic} could not be measured: {error}")

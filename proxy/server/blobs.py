@@ -5,6 +5,8 @@ of the three it is.
 """
 
 import secrets
+import socket
+from typing import Final
 
 from aiohttp import hdrs, web
 
@@ -13,9 +15,14 @@ from proxy.oci import OCTETS, Digest, Span
 from proxy.outcome import unkept
 from proxy.pulled import BlobAnswer
 from proxy.server import respond
-from proxy.server.ranges import Plan, content_range, is_ranged, plan
+from proxy.server.ranges import Plan, content_range, is_open_ended, is_ranged, plan
 from proxy.server.send import Body, Wire
 from proxy.store.threads import Threads
+
+# Bytes in the kernel (which doubles it) for `bytes=N-`: the buffer that it would grow to, 4 MiB, is sent for nothing
+# when the client has its chunk and closes. Sent over read at chunks of 8 and 4 MiB, 30 MB/s each: 1.06 and 1.15 so, 1.27
+# and 1.54 without, 1.15 and 1.46 with twice as much. At 10 ms of round trip it still lets 50 MB/s through a connection.
+OPEN_ENDED_BUFFER: Final = 256 << 10
 
 
 async def send_blob(
@@ -38,6 +45,8 @@ async def send_blob(
     else:
         asked, if_range = request.headers.get(hdrs.RANGE), request.headers.get(hdrs.IF_RANGE)
         chosen = plan(asked, if_range, headers["ETag"], size)
+        if is_open_ended(asked):
+            _hold_back(request)
         response = await _send_plan(request, body, chosen, size, headers, threads, exchange)
     await response.write_eof()
     _tell_unkept(answer, exchange)  # a disk may have refused since: the log tells it
@@ -100,6 +109,14 @@ def _part_head(boundary: str, media_type: str, span: Span, size: int) -> bytes:
     return (
         f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: {content_range(span, size)}\r\n\r\n"
     ).encode()
+
+
+def _hold_back(request: web.BaseRequest) -> None:
+    """Let little wait in the kernel for a client that will close early; its connection is not used again."""
+    transport = request.transport
+    connected = None if transport is None else transport.get_extra_info("socket")
+    if connected is not None and connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OPEN_ENDED_BUFFER)
 
 
 async def _begin(request: web.BaseRequest, response: web.StreamResponse, exchange: Exchange) -> None:

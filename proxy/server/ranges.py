@@ -34,6 +34,11 @@ def is_ranged(header: str | None) -> bool:
     return header is not None and header.partition("=")[0].strip(" \t").lower() == "bytes"
 
 
+def is_open_ended(header: str | None) -> bool:
+    """Whether it is `bytes=N-`: containerd 2 asks so, reads a chunk and closes the connection."""
+    return header is not None and is_ranged(header) and "," not in header and header.rstrip(" \t").endswith("-")
+
+
 def plan(header: str | None, if_range: str | None, etag: str, size: int) -> Plan:
     """What a GET with these headers gets of a blob of `size` bytes.
 

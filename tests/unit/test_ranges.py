@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import RangeInvalid, RangeUnsatisfiable
 from proxy.oci import Span
-from proxy.server.ranges import HEADER_MAX, RANGES_MAX, Plan, content_range, is_ranged, plan
+from proxy.server.ranges import HEADER_MAX, RANGES_MAX, Plan, content_range, is_open_ended, is_ranged, plan
 
 SIZE = 2048
 ETAG = '"sha256:x"'
@@ -200,3 +200,22 @@ def test_a_range_is_what_slicing_says(start: int, last: int, size: int) -> None:
         return
     assert data[span.start : span.stop] == expected
     assert re.fullmatch(rf"bytes \d+-\d+/{size}", content_range(span, size))
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("bytes=0-", True),
+        ("bytes=4096- ", True),
+        ("Bytes=7-", True),
+        ("bytes=0-9", False),
+        ("bytes=-9", False),
+        ("bytes=0-1,5-", False),
+        ("items=0-", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_an_open_ended_range_is_known(header: str | None, expected: bool) -> None:
+    """`bytes=N-` alone: who asks so may close before the end."""
+    assert is_open_ended(header) is expected
