@@ -20,7 +20,7 @@ from proxy.server.send import Body, Wire
 from proxy.store.threads import Threads
 
 # Bytes in the kernel (which doubles it) for `bytes=N-`: the buffer that it would grow to, 4 MiB, is sent for nothing
-# when the client has its chunk and closes. Sent over read at chunks of 8 and 4 MiB, 30 MB/s each: 1.06 and 1.15 so, 1.27
+# when the client has its chunk and closes. Sent over read at chunks of 8 and 4 MiB, 30 MB/s each: 1.06 and 1.15; 1.27
 # and 1.54 without, 1.15 and 1.46 with twice as much. At 10 ms of round trip it still lets 50 MB/s through a connection.
 OPEN_ENDED_BUFFER: Final = 256 << 10
 
