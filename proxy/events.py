@@ -45,12 +45,13 @@ class BlobStored:
 
 @dataclass(frozen=True, slots=True)
 class NotStored:
-    """A body was not kept; `reason` is a word of a bounded set."""
+    """A body was not kept; `reason` is a word of a bounded set; of a transfer that failed, `source` was asked last."""
 
     place: Place
     digest: Digest | None
     reason: str
     detail: str
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from proxy.ground import Ground
 from proxy.manifests import Manifests
 from proxy.oci import OCI_INDEX, Digest, ManifestAmbiguous, bare_media_type, parse_manifest
 from proxy.outcome import HIT, MISS, Outcome, Result
-from proxy.rules import Place, Route
+from proxy.rules import Route, Source
 from proxy.upstream.base import Listing
 
 PAGE_MAX: Final = 10_000  # entries of one page, whatever `n` says (threat V34)
@@ -56,7 +56,7 @@ class Cached:
     at: float
 
 
-Key = tuple[Place, str, tuple[tuple[str, str], ...]]
+Key = tuple[Source, str, tuple[tuple[str, str], ...]]
 
 
 class Listings:
@@ -89,7 +89,7 @@ class Listings:
             return Page(_tag_body(route, []), JSON, HIT)
         asked = {"n": str(size)} if "n" in query else {}
         asked |= {"last": last} if last is not None else {}
-        key: Key = (route.place, "tags", tuple(sorted(asked.items())))
+        key: Key = (route.source, "tags", tuple(sorted(asked.items())))
         try:
             listing, outcome = await self._listing(key, route, lambda: self._upstreams.tags(route.source, asked))
         except UpstreamNotFound as cause:
@@ -115,7 +115,7 @@ class Listings:
         Raises ManifestUnknown where the upstream lacks the API (clients then ask for the tag `sha256-HEX`: F02).
         """
         asked = {name: query[name][-1] for name in ("artifactType", "n", "last") if name in query}
-        key: Key = (route.place, str(digest), tuple(sorted(asked.items())))
+        key: Key = (route.source, str(digest), tuple(sorted(asked.items())))
         try:
             listing, outcome = await self._listing(
                 key, route, lambda: self._upstreams.referrers(route.source, digest, asked)

@@ -29,7 +29,7 @@ from proxy.missing import Missing
 from proxy.oci import Descriptor, Digest
 from proxy.outcome import COLLAPSED, HIT, MISS, Outcome, unkept
 from proxy.pulled import BlobAnswer, ManifestAnswer, Standing
-from proxy.rules import Place, Route
+from proxy.rules import Place, Route, Source
 from proxy.store.base import Link, OpenBlob
 from proxy.tags import Resolved, Tags
 
@@ -59,8 +59,8 @@ class Pull:
         self._events = ground.events
         self._is_blocked = is_blocked
         self._clock = ground.clock
-        self._proofs: Flights[tuple[Place, Digest], int | None] = Flights(ground.tasks, "prove blob")
-        self._heads: Flights[tuple[Place, Digest], Descriptor | None] = Flights(ground.tasks, "head manifest")
+        self._proofs: Flights[tuple[Source, Digest], int | None] = Flights(ground.tasks, "prove blob")
+        self._heads: Flights[tuple[Source, Digest], Descriptor | None] = Flights(ground.tasks, "head manifest")
         self._missing = Missing(ground)
         self._grace = grace
 
@@ -116,7 +116,7 @@ class Pull:
         self._missing.refuse(ManifestUnknown, route, digest)
         try:
             if not want_body:
-                head = self._heads.fly((route.place, digest), lambda: self._head_manifest(route, digest))
+                head = self._heads.fly((route.source, digest), lambda: self._head_manifest(route, digest))
                 if (descriptor := await head) is not None:
                     return ManifestAnswer(descriptor, None, MISS)
             fetched = await self._manifests.fetch(route.source, digest)
@@ -144,7 +144,7 @@ class Pull:
         told_size = None
         if recalled is None:
             link, stored, told_size = await self._look(route.place, digest)
-            if link is None and stored is not None and not self._fetches(route.place, digest):
+            if link is None and stored is not None and not self._fetches(route.source, digest):
                 await self._prove(route, digest)
                 link = await self._records.link(route.place, digest)
         if link is not None and self._grace.refuses(route):
@@ -170,38 +170,38 @@ class Pull:
 
     async def _join(self, route: Route, digest: Digest, origin: Origin) -> BlobAnswer:
         """Join a running transfer, proven first if another place started it; or start one."""
-        if self._downloads.find(digest) is not None and not self._fetches(route.place, digest):
+        if self._downloads.find(digest) is not None and not self._fetches(route.source, digest):
             await self._prove(route, digest)
         # No await between this look and the entry.
         self._missing.may_follow(route, digest)
         outcome = COLLAPSED if self._downloads.find(digest) is not None else MISS
         return BlobAnswer(outcome, reader=self._downloads.join(digest, origin))
 
-    def _fetches(self, place: Place, digest: Digest) -> bool:
-        """Whether a running transfer has this very place among its origins: its readers need no other proof.
+    def _fetches(self, source: Source, digest: Digest) -> bool:
+        """Whether a running transfer has this very source among its origins: its readers need no other proof.
 
-        An origin that turns out not to hold the blob takes its own place's readers with it (`Transfer.dismiss`).
+        An origin that turns out not to hold the blob takes its own readers with it (`Transfer.dismiss`).
         """
         running = self._downloads.find(digest)
-        return running is not None and any(known.source.place == place for known in running.origins)
+        return running is not None and any(known.source == source for known in running.origins)
 
     async def fill(self, route: Route, digest: Digest, size: int | None) -> None:
         """Make a blob present without a client: the same road, waited for to its end. Raises as `blob` does."""
         self._refuse_blocked(digest)
         if await self.holds(route.place, digest):
             return
-        if not self._fetches(route.place, digest) and await self._somebody_has(digest):
+        if not self._fetches(route.source, digest) and await self._somebody_has(digest):
             await self._prove(route, digest)
             if await self._somebody_has(digest):
                 return
-        if self._downloads.find(digest) is not None and not self._fetches(route.place, digest):
+        if self._downloads.find(digest) is not None and not self._fetches(route.source, digest):
             await self._prove(route, digest)
         await self._downloads.fill(digest, Origin(route.source, size))
 
     async def known_size(self, route: Route, digest: Digest) -> int | None:
         """A blob's size as far as it is known here: nobody is asked for it."""
         running = self._downloads.find(digest)
-        if running is not None and self._fetches(route.place, digest) and running.size is not None:
+        if running is not None and self._fetches(route.source, digest) and running.size is not None:
             return running.size
         if await self.holds(route.place, digest) and (stored := await self._store.stat(digest)) is not None:
             return stored
@@ -237,7 +237,7 @@ class Pull:
     async def _size(self, route: Route, digest: Digest) -> int:
         """The size of a blob that is not here: asked upstream, which also proves it; else what a manifest says."""
         running = self._downloads.find(digest)
-        if running is not None and running.size is not None and running.origins[0].source.place == route.place:
+        if running is not None and running.size is not None and running.origins[0].source == route.source:
             return running.size
         size = await self._prove(route, digest)
         if size is None:
@@ -249,7 +249,7 @@ class Pull:
     async def _prove(self, route: Route, digest: Digest) -> int | None:
         """Show that the place holds a blob, by one HEAD for all who ask; links it. Returns its size if told."""
         self._missing.refuse(BlobUnknown, route, digest)
-        return await self._proofs.fly((route.place, digest), lambda: self._ask_proof(route, digest))
+        return await self._proofs.fly((route.source, digest), lambda: self._ask_proof(route, digest))
 
     async def _ask_proof(self, route: Route, digest: Digest) -> int | None:
         try:

@@ -30,11 +30,11 @@ from proxy.missing import Missing
 from proxy.oci import Descriptor, Digest
 from proxy.outcome import HIT, MISS, Outcome, Result
 from proxy.remembered import Remembered
-from proxy.rules import Place, Route, Source
+from proxy.rules import Route, Source
 
 REMEMBERED: Final = 10_000  # failed checks and missing tags kept in memory
 FAILED_FOR_S: Final = 1.0  # a failed check is not asked again within this
-Key = tuple[Place, str]
+Key = tuple[Source, str]  # not the place: a rule that pins an endpoint hears of that one alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class Tags:
 
         Raises ManifestUnknown and what the upstream port raises.
         """
-        key = (route.place, tag)
-        record = await self._records.tag(*key)
+        key = (route.source, tag)
+        record = await self._records.tag(route.place, tag)
         if record is None:
             self._missing.refuse(ManifestUnknown, route, tag)
             found, outcome = await self._checks.fly((key, want_body), lambda: self._first(route, tag, want_body))
@@ -88,10 +88,10 @@ class Tags:
 
     async def refresh(self, route: Route, tag: str) -> Resolved:
         """Check a tag upstream now, whatever its age (`cistern refresh`)."""
-        key = (route.place, tag)
+        key = (route.source, tag)
         self._failed.forget(key)
         self._missing.forget(ManifestUnknown, route, tag)
-        record = await self._records.tag(*key)
+        record = await self._records.tag(route.place, tag)
         if record is None:
             return await self.resolve(route, tag, want_body=True)
         found, outcome = await self._checks.fly((key, False), lambda: self._watched(route, tag, record))
@@ -105,7 +105,7 @@ class Tags:
             raise ManifestUnknown(f"{route.source.upstream} has no tag {tag} in {route.source.repository}") from cause
         now = self._clock()
         record = TagRecord(descriptor=descriptor, first_seen=now, last_checked=now, origin=origin)
-        return record, await self._saved(route.place, tag, record, MISS)
+        return record, await self._saved(route.source, tag, record, MISS)
 
     async def _ask(self, source: Source, tag: str, want_body: bool) -> tuple[Descriptor, str]:
         if not want_body:
@@ -116,7 +116,7 @@ class Tags:
         return fetched.descriptor, fetched.origin or ""
 
     async def _checked(self, route: Route, tag: str, record: TagRecord, *, may_be_stale: bool) -> Resolved:
-        key, policy = (route.place, tag), route.tags
+        key, policy = (route.source, tag), route.tags
         # Looked up before the check: with nothing to serve in its place, a late answer is worth waiting for.
         may_be_stale = may_be_stale and await self._manifests.held(route.place, record.descriptor.digest) is not None
         failure = self._failed.get(key)
@@ -144,7 +144,7 @@ class Tags:
 
     async def _watched(self, route: Route, tag: str, record: TagRecord) -> tuple[TagRecord, Outcome]:
         """A check whose failure is remembered for a moment, whether or not anybody still waits for it."""
-        key = (route.place, tag)
+        key = (route.source, tag)
         try:
             return await self._check(route, tag, record)
         except CisternError as error:
@@ -160,7 +160,7 @@ class Tags:
         before = record.descriptor.digest
         if head.digest == before:
             renewed = record.renewed(self._clock(), head.origin)
-            return renewed, await self._saved(route.place, tag, renewed, _checked_outcome(304))
+            return renewed, await self._saved(route.source, tag, renewed, _checked_outcome(304))
         fetched = await self._fetch(route.source, tag, head.digest)
         moved = fetched.descriptor.digest != before
         now = self._clock()
@@ -172,7 +172,7 @@ class Tags:
         )
         if moved:
             self._events.publish(TagMoved(route.place, tag, before, fetched.descriptor.digest))
-        return found, await self._saved(route.place, tag, found, _checked_outcome(200 if moved else 304))
+        return found, await self._saved(route.source, tag, found, _checked_outcome(200 if moved else 304))
 
     async def _fetch(self, source: Source, tag: str, named: Digest | None) -> Held:
         """The manifest that a HEAD named. Where it is gone already the tag has moved on, and is asked itself."""
@@ -181,13 +181,13 @@ class Tags:
                 return await self._manifests.fetch(source, named)
         return await self._manifests.fetch(source, tag)
 
-    async def _saved(self, place: Place, tag: str, record: TagRecord, outcome: Outcome) -> Outcome:
+    async def _saved(self, source: Source, tag: str, record: TagRecord, outcome: Outcome) -> Outcome:
         """Save a record; a disk that refuses is told, and fails nobody."""
-        self._failed.forget((place, tag))
+        self._failed.forget((source, tag))
         try:
-            await self._records.save_tag(place, tag, record)
+            await self._records.save_tag(source.place, tag, record)
         except OSError as error:
-            self._events.publish(NotStored(place, record.descriptor.digest, "disk", str(error)))
+            self._events.publish(NotStored(source.place, record.descriptor.digest, "disk", str(error)))
         return outcome
 
     def _stale(self, route: Route, tag: str, record: TagRecord, failure: CisternError) -> Resolved:

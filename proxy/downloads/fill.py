@@ -127,7 +127,7 @@ class Fill:
         if transfer.opened:
             transfer.origins.popleft()
         else:
-            transfer.dismiss(transfer.origins[0].source.place, error)
+            transfer.dismiss(transfer.origins[0].source, error)
         return True
 
     async def _confirm(self) -> None:
@@ -144,7 +144,7 @@ class Fill:
         if isinstance(error, UpstreamLied) and self._spliced and not self._asked_again:
             self._asked_again = True
         elif len(transfer.origins) > 1:
-            transfer.dismiss(transfer.origins[0].source.place, told(transfer, error))
+            transfer.dismiss(transfer.origins[0].source, told(transfer, error))
             self._asked_again, self._ask_ranges = False, True
         else:
             return False

@@ -79,7 +79,7 @@ class Downloads:
 
         The caller has shown that `origin` holds the digest, unless it starts the transfer: then the answer shows it.
         """
-        return Reader(self._enter(digest, origin), origin.source.place)
+        return Reader(self._enter(digest, origin), origin.source)
 
     async def fill(self, digest: Digest, origin: Origin) -> None:
         """Wait for the transfer of `digest` to its end, without reading; raises its error. Goes behind readers."""
@@ -251,7 +251,7 @@ class Downloads:
             except CisternError as error:
                 if len(transfer.origins) == 1:
                     raise
-                transfer.dismiss(source.place, told(transfer, error))
+                transfer.dismiss(source, told(transfer, error))
             else:
                 await self._link(source.place, digest, size or 0)
                 return
@@ -281,8 +281,8 @@ class Downloads:
         self._ground.events.publish(BlobStored(place, transfer.digest, size, self._ground.monotonic() - started))
 
     def _not_stored(self, transfer: Transfer, error: CisternError) -> None:
-        place = transfer.origins[0].source.place
-        self._ground.events.publish(NotStored(place, transfer.digest, error.reason, str(error)))
+        source = transfer.origins[0].source
+        self._ground.events.publish(NotStored(source.place, transfer.digest, error.reason, str(error), source))
 
 
 async def _discarded(part: Part | None) -> None:

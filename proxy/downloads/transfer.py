@@ -18,7 +18,7 @@ from proxy.downloads.passing import PATIENCE_S, Pass
 from proxy.downloads.ring import Hasher, Piece
 from proxy.errors import CisternError, TransferFailed
 from proxy.oci import Digest
-from proxy.rules import Place, Source
+from proxy.rules import Source
 from proxy.store.base import HOLD
 
 
@@ -111,11 +111,11 @@ class Transfer:
         self.extents = extents
         self.bell.ring()
 
-    def dismiss(self, place: Place, error: CisternError) -> None:
-        """Give up the present origin: its own readers end with `error`, since only another place holds the blob now."""
+    def dismiss(self, source: Source, error: CisternError) -> None:
+        """Give up the present origin: its own readers end with `error`, since only another one holds the blob now."""
         self.origins.popleft()
         for reader in self.readers:
-            if reader.place == place:
+            if reader.source == source:
                 reader.error = error
         self.bell.ring()
 
@@ -171,9 +171,9 @@ class Transfer:
 class Reader:
     """One client's view of a transfer, entered at creation. Close it always."""
 
-    def __init__(self, transfer: Transfer, place: Place) -> None:
+    def __init__(self, transfer: Transfer, source: Source) -> None:
         self.transfer = transfer
-        self.place = place  # where its client asked: what that place may not show, it does not get
+        self.source = source  # whom its client asked: what may not be shown there, it does not get
         self.error: CisternError | None = None
         self.told_size = False  # headers may have left with `size`
         self.size: int | None = None

@@ -162,7 +162,7 @@ class Unkept:
             except (UpstreamDenied, UpstreamNotFound, *OUTAGES) as error:
                 if transfer.opened or len(transfer.origins) == 1:
                     raise
-                transfer.dismiss(transfer.origins[0].source.place, told(transfer, error))
+                transfer.dismiss(transfer.origins[0].source, told(transfer, error))
                 claim = passing.claim
                 passing = self._pass(transfer, Beginning(0, transfer.digest.hasher()), limit)
                 passing.claim = claim
@@ -231,7 +231,7 @@ class Unkept:
 
 def _origin_of(transfer: Transfer, reader: Reader) -> Origin:
     """The origin that a reader's own client named, if it is one still."""
-    return next((known for known in transfer.origins if known.source.place == reader.place), transfer.origins[0])
+    return next((known for known in transfer.origins if known.source == reader.source), transfer.origins[0])
 
 
 def _hashed(file: io.FileIO, length: int, hasher: Hasher) -> Beginning:
