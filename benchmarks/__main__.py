@@ -5,6 +5,7 @@ Exit code 0 when everything could be measured, whatever the figures; 1 when some
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -63,6 +64,7 @@ OTHERS_MAX = 0.1  # of the machine; above that the figures are not to be trusted
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the chosen topics, then show and save what was found."""
     chosen = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # what was started is ended on the way out
     console = Console(width=None if sys.stdout.isatty() else 190)
     errors = Console(stderr=True)
     missing = [name for name in NEEDED if found(name) is None]
