@@ -13,9 +13,9 @@ from proxy.downloads.transfer import Origin
 from proxy.errors import (
     BlobUnknown,
     CisternError,
-    CredentialRefused,
     Denied,
     ManifestUnknown,
+    UpstreamDenied,
     UpstreamLied,
     UpstreamNotFound,
 )
@@ -267,11 +267,11 @@ class Pull:
     async def _ask_leave(self, route: Route, ask: Callable[[], Awaitable[object]]) -> None:
         """For held content whose credential was refused longer ago than its grace: ask whether it still is.
 
-        Raises CredentialRefused; any other trouble is an outage, and no reason to deny.
+        Raises UpstreamDenied, refused or not: a 403 is a word (invariant I9). Other trouble is no reason to deny.
         """
         try:
             await ask()
-        except CredentialRefused:
+        except UpstreamDenied:
             raise
         except CisternError as error:
             log.info("held content is served past its grace", place=str(route.place), error=str(error))

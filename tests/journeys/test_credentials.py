@@ -199,6 +199,18 @@ async def test_an_upstream_that_is_away_past_the_grace_denies_nothing(
         assert (await proxy.ask(f"{APP}/manifests/{vault.image.digest}")).status == 200
 
 
+async def test_a_realm_that_denies_past_the_grace_is_not_away(vault: Vault, cache_dir: Path, clock: Clock) -> None:
+    """Also a 403 that does not blame the password is a definite word: what is held is denied, as a tag is."""
+    async with vault.proxied(cache_dir, clock) as proxy:
+        await vault.pulled(proxy)
+        vault.refuse()
+        clock.advance(3600)
+        await proxy.ask(TAG)
+        clock.advance(DAY_S)
+        vault.realm.script(vault.realm.shape.path, error(403, "DENIED"))
+        assert set(await vault.statuses(proxy)) == {403}
+
+
 async def test_a_locked_out_user_is_left_alone(vault: Vault, cache_dir: Path, clock: Clock) -> None:
     """A refused password costs the realm one request in ten minutes, whatever clients ask for (U10)."""
     async with vault.proxied(cache_dir, clock) as proxy:
