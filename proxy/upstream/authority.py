@@ -123,7 +123,7 @@ class Authority:
         if known.realm is None:
             if credentials is None:
                 return None
-            header = self._credentials.basic(self._upstream, credentials, str(self._origin))
+            header = await self._credentials.basic(self._upstream, credentials, str(self._origin))
             return Grant(header, None, is_fresh=False)
         key = TokenKey(known.realm, known.service, scope, credentials, self._credentials.version(credentials))
         held = self._tokens.held(key)

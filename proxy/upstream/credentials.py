@@ -1,13 +1,16 @@
 """Username and password of a credential set as an Authorization header, and which of them were refused lately.
 
-The password is read anew for each use, so that a rotated one is taken up. The last good one is kept: while a file that
-is being replaced is empty or gone, what it held before still serves.
+The password is read anew for each use, so that a rotated one is taken up, in a thread: a file on a mount that hangs
+holds up nobody else. The last good one is kept: while a file is empty, gone or gives no answer, what it held before
+still serves.
 """
 
+import asyncio
 import base64
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,11 +19,15 @@ from cachetools import TTLCache
 from proxy.config.secrets import SecretUnavailable
 from proxy.errors import CredentialRefused, CredentialUnavailable
 from proxy.events import CredentialJudged
+from proxy.flights import Flights
+from proxy.tasks import Tasks
 from proxy.upstream.settings import CredentialSettings
 
 # Docker Hub locks a user out for ten minutes after a few wrong passwords, and each try begins them anew (protocol U10).
 REFUSED_FOR_S: Final = 600.0
 REFUSALS_MAX: Final = 1024
+READ_WITHIN_S: Final = 1.0
+READERS: Final = 4  # threads, started when they are needed: one for each file that hangs, the next ones wait
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,12 +59,49 @@ def read(sets: Mapping[str, CredentialSettings]) -> Reading:
     return found
 
 
+class Readings:
+    """Reads sets in threads of its own, each once for all who ask meanwhile."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="secret")
+        self._flights: Flights[tuple[str, int], Good | ValueError] = Flights(tasks, "read credentials")
+        self._late: set[tuple[str, int]] = set()  # readings under way that have outlasted READ_WITHIN_S
+
+    def close(self) -> None:
+        """Let the threads go; one that still waits for a mount ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def read(self, name: str, one: CredentialSettings, taken: int) -> Good | ValueError:
+        """A set as it can be read within READ_WITHIN_S, or why it cannot. `taken` tells one configuration's set from
+        the next one's.
+        """
+        key, late = (name, taken), SecretUnavailable(f"no answer within {READ_WITHIN_S:g} s")
+        if key in self._late:
+            return late  # somebody has waited for this very reading already: nobody waits again
+        reading = self._flights.start(key, lambda: self._read(key, one))
+        try:
+            async with asyncio.timeout(READ_WITHIN_S):
+                return await asyncio.shield(reading)
+        except TimeoutError:
+            if not reading.done():  # else it ended in this very turn, and nobody would take it off again
+                self._late.add(key)
+            return late
+
+    async def _read(self, key: tuple[str, int], one: CredentialSettings) -> Good | ValueError:
+        name, _ = key
+        try:
+            return (await asyncio.get_running_loop().run_in_executor(self._threads, read, {name: one}))[name]
+        finally:
+            self._late.discard(key)
+
+
 class Credentials:
     """The credential sets of the configuration. `version` changes with a set's username or password."""
 
     def __init__(
         self,
         sets: Mapping[str, CredentialSettings],
+        tasks: Tasks,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         on_judged: Callable[[CredentialJudged], None] = unheard,
@@ -66,6 +110,8 @@ class Credentials:
         self._judged: dict[tuple[str, str], bool] = {}  # the last word on a set, by upstream
         self._sets: Mapping[str, CredentialSettings] = {}
         self._good: dict[str, Good] = {}
+        self._readings = Readings(tasks)
+        self._taken = 0  # configurations
         self._versions: Counter[str | None] = Counter()
         self._refused: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, REFUSED_FOR_S, monotonic)
         self.take(sets, read(sets))
@@ -73,10 +119,14 @@ class Credentials:
     def take(self, sets: Mapping[str, CredentialSettings], reading: Reading) -> None:
         """From now on these sets, as they were read. One that is gone is used no more."""
         self._sets = sets
+        self._taken += 1
         self._good = {name: good for name, good in self._good.items() if name in sets}
         for name, found in reading.items():
             if isinstance(found, Good) and name in sets:
                 self._note(name, found)
+
+    def close(self) -> None:
+        self._readings.close()
 
     def version(self, name: str | None) -> int:
         """How often the set has changed. Tokens of another version are not used."""
@@ -88,20 +138,22 @@ class Credentials:
         if before is None or before.pair != found.pair:
             self._versions[name] += 1
 
-    def basic(self, upstream: str, name: str, place: str) -> str:
+    async def basic(self, upstream: str, name: str, place: str) -> str:
         """The header for set `name` at `place` (a realm or registry); raises CredentialUnavailable if it cannot be
         read and never could, CredentialRefused if that very pair was refused there within REFUSED_FOR_S.
         """
-        header = "Basic " + base64.b64encode(self._pair(upstream, name).encode()).decode()
+        header = "Basic " + base64.b64encode((await self._pair(upstream, name)).encode()).decode()
         if (place, header) in self._refused:
             raise self.refusal(upstream, name)
         return header
 
-    def _pair(self, upstream: str, name: str) -> str:
-        one = self._sets.get(name)
-        if one is None:
-            raise CredentialUnavailable(upstream, f"no credentials {name} are configured")
-        found = read({name: one})[name]
+    async def _pair(self, upstream: str, name: str) -> str:
+        taken = None
+        while taken != self._taken:  # read again if another configuration was taken meanwhile
+            taken, one = self._taken, self._sets.get(name)
+            if one is None:
+                raise CredentialUnavailable(upstream, f"no credentials {name} are configured")
+            found = await self._readings.read(name, one, taken)
         if isinstance(found, Good):
             self._note(name, found)
             return found.pair

@@ -66,7 +66,7 @@ class Endpoints:
         self._sleep = sleep
         self._environ = environ
         self._observer = on_request
-        self._credentials = Credentials(config.credentials, monotonic=monotonic, on_judged=on_judged)
+        self._credentials = Credentials(config.credentials, tasks, monotonic=monotonic, on_judged=on_judged)
         self._system = SystemResolver()  # starts no thread until it is asked
         self._names = Names(resolver or self._system, tasks, monotonic=monotonic)
         self._lines: dict[str, Bandwidth] = {}
@@ -84,6 +84,7 @@ class Endpoints:
         for endpoint in (*listed, *self._pinned.values(), *self._leaving):
             await endpoint.close()
         self._system.close()
+        self._credentials.close()
 
     def of(self, upstream: str) -> list[Endpoint]:
         """The endpoints of an upstream, in the configured order."""

@@ -60,7 +60,7 @@ class UpstreamSettings(Protocol):
 
 
 class CredentialSettings(Protocol):
-    """One credential set. `secret()` reads the password anew each time, so that a rotated one is taken up."""
+    """One credential set. `secret()` reads the password anew, so that a rotated one is taken up; it blocks."""
 
     @property
     def username(self) -> str: ...

@@ -158,7 +158,7 @@ class Tokens:
         upstream, realm = self._wire.upstream, key.realm.origin()
         header = None
         if key.credentials is not None:
-            header = self._credentials.basic(upstream, key.credentials, str(key.realm))
+            header = await self._credentials.basic(upstream, key.credentials, str(key.realm))
         down = self._gates.at((DOWN, realm), None, Limit.REQUESTS)
         busy = self._gates.at((BUSY, realm), key.credentials, Limit.REQUESTS)
         try:

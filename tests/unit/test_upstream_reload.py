@@ -1,6 +1,7 @@
 """Another configuration for the upstream room: what did not change goes on, what runs ends as it began."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,28 @@ async def test_a_half_written_secret_file_keeps_the_old_password(password: Path,
         assert realm.asked[-1].authorization != BASIC
         take(upstreams, config(registry.url(), credentials={"me": password.with_name("other")}))
         with pytest.raises(UpstreamUnavailable, match="cannot be read"):
+            await upstreams.get_manifest(source(credentials="me"), "1")
+
+
+async def test_a_secret_on_a_mount_that_hangs_holds_up_nobody(password: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old password serves meanwhile, and only the first request waits; what the file says then is taken up."""
+    monkeypatch.setattr("proxy.upstream.credentials.READ_WITHIN_S", 0.05)
+    async with (
+        Peer(lambda asked: token("old" if asked.authorization == BASIC else "new", 0)) as realm,
+        Registry(realm, "old", "new") as registry,
+        clients(config(registry.url(), credentials={"me": password})) as upstreams,
+    ):
+        rewrite(password, None)
+        os.mkfifo(password)  # opening it hangs until somebody writes
+        await upstreams.get_manifest(source(credentials="me"), "1")
+        monkeypatch.setattr("proxy.upstream.credentials.READ_WITHIN_S", 1e6)
+        await upstreams.get_manifest(source(credentials="me"), "1")
+        assert [asked.authorization for asked in realm.asked] == [BASIC, BASIC]
+        with password.open("w") as hanging:
+            hanging.write("too late")
+            rewrite(password, None)
+            rewrite(password, "other-word")
+        while realm.asked[-1].authorization == BASIC:
             await upstreams.get_manifest(source(credentials="me"), "1")
 
 
