@@ -88,9 +88,11 @@ class Fill:
         transfer, kept = self._transfer, self.part.extents
         if kept.stop:
             self._spliced = True
-            # At least one byte is asked for, so that the answer shows the origin to hold the blob.
+            # At least one byte is asked for, so that the answer shows the origin to hold the blob. In an opened
+            # transfer it has shown that, and readers have taken the bytes of this part: not one of them may come anew.
             hint = transfer.origins[0].size_hint
-            if kept.stop == kept.frontier or (hint is not None and kept.stop > hint):
+            is_due = kept.stop == kept.frontier or (hint is not None and kept.stop > hint)
+            if is_due and not transfer.opened:
                 await self.part.rewind(max(0, min(kept.frontier, kept.stop if hint is None else hint) - 1))
         transfer.show(self.part.share(), self.part.extents)
 

@@ -161,8 +161,11 @@ class Pass:
 
     async def _take(self, chunk: bytes) -> None:
         await self._make_room()
-        await self._ground.threads.hash(self._hash.update, chunk)
-        self.ring.add(Piece(self.ring.stop, chunk, self._hash.copy()))
+        # A copy: when this is cancelled here and run on, the chunk comes again, and must not be hashed twice.
+        after = self._hash.copy()
+        await self._ground.threads.hash(after.update, chunk)
+        self._hash = after
+        self.ring.add(Piece(self.ring.stop, chunk, after))
         self.bell.ring()
 
     async def _make_room(self) -> None:

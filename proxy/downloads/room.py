@@ -146,7 +146,10 @@ class Downloads:
         try:
             if transfer.verified:  # it went by while room was made for it
                 path = part_path(self._ground.parts, transfer.digest)
-                await self._keep(transfer, path, transfer.size or 0, started, allotment)
+                try:
+                    await self._keep(transfer, path, transfer.size or 0, started, allotment)
+                finally:
+                    capacity.left_part(path.name)
             else:
                 await self._fetch(transfer, allotment, limit, started)
         finally:
@@ -154,10 +157,12 @@ class Downloads:
                 allotment.release()
 
     async def _fetch(self, transfer: Transfer, allotment: Allotment, limit: int, started: float) -> None:
-        """Fill a part, or go on past a disk that refuses it."""
+        """Fill a part, or go on past a disk that refuses it: the part loses its name at once, since that may soon be
+        another transfer's, and its blocks once nobody reads it.
+        """
         ground, name, part = self._ground, part_path(self._ground.parts, transfer.digest).name, None
         await ground.capacity.took_part(name)
-        left = True
+        left, refusal = True, None
         try:
             try:
                 part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks, ground.files)
@@ -170,14 +175,18 @@ class Downloads:
                     await fill.run()
                 finally:
                     await fill.stop()
-            except (OSError, NotKept) as refusal:
+            except (OSError, NotKept) as error:
+                left, refusal = False, error
+                transfer.on_release = allotment.release
+                if part is not None:
+                    transfer.forget_behind(part.frontier)
+                await _discarded(part)
+            else:
+                transfer.verify()  # nobody waits for the commit
                 left = False
-                await self._go_on(transfer, part, allotment, refusal, limit)
-                return
-            transfer.verify()  # nobody waits for the commit
-            left = False
-            await self._keep(transfer, part.path, part.frontier, started, allotment)
-            await part.forget_map()
+                await self._keep(transfer, part.path, part.frontier, started, allotment)
+                with suppress(OSError):  # the next part's opening drops it then
+                    await part.forget_map()
         except (UpstreamLied, UpstreamNotFound):
             left = False
             await _discarded(part)
@@ -195,22 +204,17 @@ class Downloads:
                 ground.capacity.kept_part(name, part.extents.total)
             else:
                 ground.capacity.left_part(name)
-
-    async def _go_on(
-        self, transfer: Transfer, part: Part | None, allotment: Allotment, refusal: OSError | NotKept, limit: int
-    ) -> None:
-        """Pass by what is still to come. The part loses its name at once, and its blocks once nobody reads it."""
-        transfer.on_release = allotment.release
-        if part is not None:
-            transfer.forget_behind(part.frontier)
-        await _discarded(part)
-        await self._unkept.from_part(transfer, part, refusal, limit)
+        if refusal is not None:
+            await self._unkept.from_part(transfer, refusal, limit)
 
     async def _doubt(self, part: Part, transfer: Transfer) -> None:
         """Begin anew where a failed transfer left bytes of another upstream: were they wrong, the readers of an honest
         one would be dropped for it.
         """
         givers = self._left.pop(transfer.digest, None)
+        if transfer.opened:  # what stands there is its own: its readers were given it from memory
+            transfer.givers.add(transfer.upstream)
+            return
         if not part.extents.total or givers is None:
             return
         if givers <= {transfer.upstream}:

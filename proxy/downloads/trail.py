@@ -80,6 +80,8 @@ class Trail:
                 await self._turn()
         except OSError as error:  # raised to who waits for the digest, and only then
             self._failed = error
+            self._free(self._ready)  # nobody will hash them: who waits for room in the window must not wait for ever
+            self._ready = []
         finally:
             self._turning = None
 

@@ -78,7 +78,7 @@ class Transfer:
         end = self.extents.end_of(offset)
         if self.verified:
             return end
-        size = self.frontier if self.size is None else self.size
+        size = self.size if self.size is not None else max(self.frontier, self.passing.ring.stop if self.passing else 0)
         return max(offset, min(end, size - HOLD))
 
     def offer(self, origin: Origin) -> None:
@@ -154,6 +154,8 @@ class Transfer:
         # Not before the end: until the blob is adopted a new reader may still join, and needs the file.
         if not self.ended or self.readers:
             return
+        if self.passing is not None:
+            self.passing.ring.pieces.clear()  # now: a cycle would keep its megabytes until a collector comes by
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -241,7 +243,7 @@ class Reader:
 
     def _stand(self, passing: Pass, offset: int) -> tuple[Pass, int]:
         """Stand at `offset` in a pass, or in one of its own if that has gone by; the pass, and where bytes end now."""
-        if offset < passing.ring.start and self.transfer.lone is not None:
+        if self.transfer.extents.end_of(offset) == offset < passing.ring.start and self.transfer.lone is not None:
             self._leave()
             passing = self.own = self.transfer.lone(self, offset)
         self.at = offset

@@ -17,7 +17,7 @@ from typing import Final
 
 from proxy.downloads.bell import Bell
 from proxy.downloads.fill import OUTAGES, told
-from proxy.downloads.part import Part, part_path
+from proxy.downloads.part import discard, part_path
 from proxy.downloads.passing import Pass, Promoted
 from proxy.downloads.ring import Hasher, Ring, ring_size
 from proxy.downloads.transfer import Origin, Reader, Transfer
@@ -61,27 +61,40 @@ class Unkept:
             await self._run(transfer, self._pass(transfer, Beginning(0, transfer.digest.hasher()), limit), limit)
             return None
         claim = self._ground.tasks.start(self._ground.capacity.wait(hint), name="wait for room", report=False)
-        await self._read_or_done(transfer, claim)
-        if not transfer.readers:
-            return claim.result()
+        is_used = False
+        try:
+            while not transfer.readers:
+                if claim.done():
+                    is_used = True
+                    return claim.result()
+                await self._read_or_done(transfer, claim)
+            is_used = await self._pass_or_keep(transfer, claim, refusal, limit)
+            return claim.result() if is_used else None
+        finally:
+            if not is_used:  # room that was found, or is found in this very turn, goes back
+                claim.cancel()
+                claim.add_done_callback(_give_back)
+
+    async def _pass_or_keep(
+        self, transfer: Transfer, claim: "asyncio.Task[Claim]", refusal: NotKept, limit: int
+    ) -> bool:
+        """Pass a body by while room for it is made; whether there was some in time, and its part stands."""
         transfer.unkept = UNDECIDED
         passing = self._pass(transfer, Beginning(0, transfer.digest.hasher()), limit)
         passing.claim = claim
-        try:
-            with suppress(Promoted):
-                await self._run(transfer, passing, limit)
-            shared = transfer.passing or passing
-            refused = await self._settle(transfer, shared.ring, claim) if shared.ring.is_whole else refusal
-            if refused is None:
-                transfer.unkept = None
-                return claim.result()
-            self._tell(transfer, refused)
-            if not transfer.verified:
-                shared.claim = None
-                await self._run(transfer, shared, limit)
-            return None
-        finally:
-            claim.cancel()
+        with suppress(Promoted):
+            await self._run(transfer, passing, limit)
+        shared = transfer.passing or passing
+        refused = await self._settle(transfer, shared.ring, claim) if shared.ring.is_whole else refusal
+        if refused is None:
+            transfer.unkept = None
+            return True
+        self._tell(transfer, refused)
+        _give_back(claim)
+        if not transfer.verified:
+            shared.claim = None
+            await self._run(transfer, shared, limit)
+        return False
 
     async def _read_or_done(self, transfer: Transfer, claim: "asyncio.Task[Claim]") -> None:
         """Wait until somebody reads, or it is known whether there is room: hydration alone has no need to stream."""
@@ -101,29 +114,39 @@ class Unkept:
         await asyncio.wait([claim])
         if (error := claim.exception()) is not None:
             return error if isinstance(error, NotKept) else NotKept("no_room", str(error))
-        path = part_path(self._ground.parts, transfer.digest)
-        await self._ground.capacity.took_part(path.name)
+        path, capacity, size = part_path(self._ground.parts, transfer.digest), self._ground.capacity, transfer.size
+        if size is not None:  # it was waited for by what was known then, which may have been nothing
+            try:
+                capacity.extend(claim.result(), size)
+            except NotKept as refused:
+                return refused
+        is_left = True
+        await capacity.took_part(path.name)
         try:
             await self._ground.threads.disk(_write_ring, path, [piece.data for piece in ring.pieces])
+            is_left = False
         except OSError as refused:
-            claim.result().release()
-            self._ground.capacity.left_part(path.name)
-            return NotKept(self._ground.capacity.refused(refused), str(refused))
+            return NotKept(capacity.refused(refused), str(refused))
+        finally:
+            if is_left:
+                capacity.left_part(path.name)
         return None
 
-    async def from_part(self, transfer: Transfer, part: Part | None, refusal: OSError | NotKept, limit: int) -> None:
-        """Go on past a disk that refused, from where the part ends. Raises UpstreamFault; NotKept when nobody reads."""
+    async def from_part(self, transfer: Transfer, refusal: OSError | NotKept, limit: int) -> None:
+        """Go on past a disk that refused, from where the file that is read ends; its name is not this transfer's any
+        more. Raises UpstreamFault; NotKept when nobody reads.
+        """
         if isinstance(refusal, OSError):
             refusal = NotKept(self._ground.capacity.refused(refusal), refusal.strerror or str(refusal))
         self._tell(transfer, refusal)
         if not transfer.readers:
             raise refusal
         beginning = Beginning(0, transfer.digest.hasher())
-        if part is not None and part.frontier:
+        if transfer.frontier:
             with suppress(OSError):  # what cannot be read back is fetched again, and passes its readers by
                 async with asyncio.timeout(READ_BACK_WITHIN_S):
                     beginning = await self._ground.threads.hash(
-                        _hashed, part.share(), part.frontier, beginning.hasher.copy()
+                        _hashed, transfer.share(), transfer.frontier, beginning.hasher.copy()
                     )
         await self._run(transfer, self._pass(transfer, beginning, limit), limit)
 
@@ -229,6 +252,12 @@ class Unkept:
         return ring_size(self._running)
 
 
+def _give_back(claim: "asyncio.Task[Claim]") -> None:
+    """Nobody will fill the room that was waited for."""
+    if claim.done() and not claim.cancelled() and claim.exception() is None:
+        claim.result().release()
+
+
 def _origin_of(transfer: Transfer, reader: Reader) -> Origin:
     """The origin that a reader's own client named, if it is one still."""
     return next((known for known in transfer.origins if known.source == reader.source), transfer.origins[0])
@@ -249,7 +278,7 @@ def _hashed(file: io.FileIO, length: int, hasher: Hasher) -> Beginning:
 
 def _write_ring(path: Path, chunks: Sequence[bytes]) -> None:
     """Make a part of what the ring holds, in the place of any other. OSError: nothing of it is left."""
-    forget(FILES, path)
+    discard(path)
     try:
         with opened(FILES, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
             for chunk in chunks:

@@ -137,3 +137,17 @@ async def test_the_window_holds_up_who_receives() -> None:
         window.free(buffer)
         await waiting
     assert window.held == 0
+
+
+async def test_a_file_that_cannot_be_read_back_holds_no_memory(world: World) -> None:
+    """What was to be hashed after it is freed: whoever waits for room in the window goes on, and meets the error."""
+    world.path.write_bytes(DATA[:100_000])
+    trail = world.trail(DATA)
+    os.truncate(world.path, 50_000)
+    trail.follow(0, [], 100_000)
+    await asyncio.sleep(0)  # it is being read back now
+    world.window.hold(DATA[100_000:200_000])
+    trail.follow(100_000, [DATA[100_000:200_000]], 200_000)
+    with pytest.raises(OSError, match="shorter"):
+        await trail.caught_up(200_000)
+    assert world.window.held == 0

@@ -1,0 +1,339 @@
+"""Where passing by and keeping meet: room granted late, taken back or never used; full disks; readers that leave."""
+
+import asyncio
+import errno
+import io
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from proxy.capacity.base import Unbounded
+from proxy.downloads.part import part_path
+from proxy.downloads.room import Downloads
+from proxy.downloads.transfer import Reader
+from proxy.errors import NotKept
+from proxy.events import Events, NotStored
+from proxy.ground import Ground
+from proxy.ledger import Claim, Ledger
+from proxy.oci import Digest
+from proxy.rules import Source
+from proxy.store.filesystem import Filesystem
+from proxy.store.index import SqliteIndex
+from proxy.store.memory import MemoryStore
+from proxy.store.records import SqliteRecords
+from proxy.store.threads import Args, Threads, Value
+from proxy.tasks import Tasks
+from proxy.upstream.base import BlobBody, Priority
+from tests.support.images import blob
+from tests.support.site import settled
+from tests.unit.test_downloads import ORIGIN, OneBlob
+
+MIB = 1 << 20
+CHUNK = 65536
+
+
+class Gate:
+    """Stands where told; open from the start unless closed."""
+
+    def __init__(self) -> None:
+        self.reached, self.free = asyncio.Event(), asyncio.Event()
+
+    async def stand(self) -> None:
+        self.reached.set()
+        await self.free.wait()
+
+
+@dataclass
+class Scripted(OneBlob):
+    """An upstream whose answers stop at gates, by number of the request and offset, and may then tell lies."""
+
+    gates: dict[tuple[int, int], Gate] = field(default_factory=dict)
+    lies_in: int = 0  # the number of the request whose bytes are wrong behind its gate
+    tells_size: bool = True
+
+    @asynccontextmanager
+    async def get_blob(
+        self,
+        source: Source,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        stop: int | None = None,
+        priority: Priority = Priority.CLIENT,
+        is_urgent: Callable[[], bool] = lambda: False,
+    ) -> AsyncIterator[BlobBody]:
+        self.asked.append(offset)
+        size = self.wanted.size if self.tells_size else None
+        yield BlobBody(offset, size, self._answer(len(self.asked), offset), "memory")
+
+    async def _answer(self, number: int, offset: int) -> AsyncIterator[bytes]:
+        lies = False
+        for start in range(offset, self.wanted.size, CHUNK):
+            if (gate := self.gates.get((number, start))) is not None:
+                await gate.stand()
+                lies = number == self.lies_in
+            chunk = self.wanted.data[start : start + CHUNK]
+            yield bytes(len(chunk)) if lies else chunk
+
+
+class Room(Unbounded):
+    """Refuses the first claim; `wait` is answered at a gate, and then extended no further than `most`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.granted = Gate()
+        self.is_full = True
+        self.most = 1 << 40
+        self.filled: list[str] = []
+
+    def claim(self, size: int, *, small: bool = False) -> Claim:
+        if self.is_full:
+            raise NotKept("no_room", "there is none now")
+        return self.ledger.claim(size)
+
+    def extend(self, claim: Claim, size: int) -> None:
+        if size > self.most:
+            raise NotKept("no_room", "there is no more")
+        claim.promised = size
+
+    async def wait(self, size: int) -> Claim:
+        await self.granted.stand()
+        return self.ledger.claim(size)
+
+    async def took_part(self, name: str) -> None:
+        if name not in self.filled:
+            self.filled.append(name)
+
+    def left_part(self, name: str) -> None:
+        self.filled.remove(name)
+
+
+class LateHash(Threads):
+    """Gives the result of the hash job that a gate is set for only once that opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: Gate | None = None
+
+    async def hash(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
+        done = await super().hash(work, *args)
+        if (gate := self.gate) is not None:
+            await gate.stand()
+        return done
+
+
+class Full(Filesystem):
+    """A disk without room for parts, while `is_full`."""
+
+    is_full = False
+
+    def pwritev(self, descriptor: int, chunks: Sequence[bytes | memoryview], offset: int) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().pwritev(descriptor, chunks, offset)
+
+
+@dataclass
+class World:
+    downloads: Downloads
+    ground: Ground
+    store: MemoryStore
+    upstream: Scripted
+    room: Room
+    disk: Full
+    threads: LateHash
+    told: list[NotStored] = field(default_factory=list)
+
+    def join(self) -> Reader:
+        return self.downloads.join(self.upstream.wanted.digest, ORIGIN)
+
+    async def read(self, reader: Reader, stop: int | None = None) -> bytes:
+        """A reader's bytes from the start up to `stop`, as a handler sends them."""
+        got, offset = io.BytesIO(), 0
+        await reader.opened()
+        while stop is None or offset < stop:
+            end = await reader.ready(offset)
+            if end <= offset:
+                break
+            end = end if stop is None else min(end, stop)
+            data = reader.memory(offset, end) or os.pread(reader.file.fileno(), end - offset, offset)
+            got.write(data)
+            offset += len(data)
+        return got.getvalue()
+
+    async def read_whole(self) -> bytes:
+        reader = self.join()
+        try:
+            return await self.read(reader)
+        finally:
+            reader.close()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    wanted, store, room, disk = blob(6 * MIB), MemoryStore(), Room(), Full()
+    upstream, threads = Scripted(wanted), LateHash()
+    async with threads, Tasks() as tasks:
+        records, index = SqliteRecords.open(tmp_path, Filesystem()), SqliteIndex.open(tmp_path, Filesystem())
+        events = Events()
+        ground = Ground(
+            blobs=store,
+            records=records,
+            index=index,
+            parts=tmp_path,
+            threads=threads,
+            upstreams=upstream,
+            tasks=tasks,
+            events=events,
+            files=disk,
+            capacity=room,
+        )
+        downloads = Downloads(ground, max_blob_bytes=lambda: 1 << 30, max_ranges=lambda: 1)
+        world = World(downloads, ground, store, upstream, room, disk, threads)
+        events.listen(NotStored, world.told.append)
+        async with asyncio.timeout(20):
+            yield world
+        await tasks.stop()
+        await records.close()
+        await index.close()
+
+
+async def test_who_comes_while_a_pass_is_being_stopped_gets_the_right_bytes(world: World) -> None:
+    """A chunk whose hashing was under way then comes again, and is hashed once."""
+    world.room.most = 0  # it is never kept: the hash is the pass's own
+    world.threads.gate = gate = Gate()
+    first = world.join()
+    await gate.reached.wait()
+    first.close()
+    world.threads.gate = None
+    reading = asyncio.ensure_future(world.read_whole())
+    await settled()
+    gate.free.set()
+    world.room.granted.free.set()
+    assert await reading == world.upstream.wanted.data
+    await world.downloads.idle()
+
+
+async def test_room_for_a_body_that_nobody_waits_for_is_given_back(world: World) -> None:
+    """Its reader left after the room was found and before the next byte came."""
+    world.upstream.gates[1, MIB] = gate = Gate()
+    reader = world.join()
+    assert len(await world.read(reader, MIB)) == MIB
+    await gate.reached.wait()
+    world.room.granted.free.set()
+    await settled()
+    assert len(world.room.ledger.claims) == 1
+    reader.close()
+    await world.downloads.idle()
+    await settled()
+    assert (world.room.ledger.claims, world.room.filled) == (set(), [])
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_reader_may_leave_at_any_turn(world: World, turns: int) -> None:
+    """Before its pass begins too: room that is found later is used or given back, and no error is made of it."""
+    reader = world.join()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    reader.close()
+    await settled()
+    world.room.granted.free.set()
+    await world.downloads.idle()
+    await settled()
+    assert (world.room.ledger.claims, world.room.filled) == (set(), [])
+    assert {event.reason for event in world.told} <= {"making_room", "no_room"}
+
+
+async def test_room_for_less_than_the_whole_drops_nobody(world: World) -> None:
+    """Room was waited for before the size was known: when that turns out too little, the body goes on passing by."""
+    world.room.most = MIB
+    world.upstream.gates[1, 2 * MIB] = gate = Gate()
+    reading = asyncio.ensure_future(world.read_whole())
+    await gate.reached.wait()
+    world.room.granted.free.set()
+    await settled()
+    gate.free.set()
+    assert await reading == world.upstream.wanted.data
+    await world.downloads.idle()
+    assert {event.reason for event in world.told} == {"no_room"}
+    assert (world.room.ledger.claims, world.room.filled) == (set(), [])
+
+
+async def test_a_disk_that_fills_up_once_there_is_room_drops_nobody(world: World) -> None:
+    """A reader took all that the ring held; the part made of it takes nothing more."""
+    world.upstream.gates[1, 2 * MIB] = gate = Gate()
+    reader = world.join()
+    assert len(await world.read(reader, 2 * MIB)) == 2 * MIB
+    await gate.reached.wait()
+    world.disk.is_full = True
+    world.room.granted.free.set()
+    await settled()
+    gate.free.set()
+    assert await world.read(reader) == world.upstream.wanted.data
+    reader.close()
+    await world.downloads.idle()
+    assert {event.reason for event in world.told} == {"disk"}
+    assert (world.room.ledger.claims, world.room.filled) == (set(), [])
+
+
+async def test_a_body_that_went_by_whole_leaves_nothing_in_hand(world: World) -> None:
+    """One smaller than the ring is kept afterwards: its room, its part and its memory are given back."""
+    world.upstream.wanted = blob(300_000, seed=2)
+    reader = world.join()
+    assert await world.read(reader) == world.upstream.wanted.data
+    world.room.granted.free.set()
+    await world.downloads.idle()
+    passing = reader.transfer.passing
+    assert passing is not None
+    ring = passing.ring
+    assert ring.pieces
+    reader.close()
+    assert not ring.pieces
+    assert await world.store.stat(world.upstream.wanted.digest) == 300_000
+    assert (world.room.ledger.claims, world.room.filled) == (set(), [])
+
+
+async def test_an_end_gone_wrong_touches_no_part_of_the_next_transfer(world: World) -> None:
+    """A body goes on past a full disk and is found to be wrong, while the next transfer fills a part of that name."""
+    world.room.is_full, world.disk.is_full = False, True
+    wanted = world.upstream.wanted
+    world.upstream.lies_in = 2
+    world.upstream.gates = {(2, 5 * MIB): (wrong := Gate()), (3, MIB): (right := Gate())}
+    first = world.join()
+    reading = asyncio.ensure_future(world.read(first))
+    await wrong.reached.wait()
+    world.disk.is_full = False
+    second = asyncio.ensure_future(world.read_whole())
+    await right.reached.wait()
+    while not part_path(world.ground.parts, wanted.digest).exists():
+        await settled()
+    wrong.free.set()
+    with pytest.raises(Exception, match="ended early"):
+        await reading
+    first.close()
+    await settled()
+    assert world.room.filled == [part_path(world.ground.parts, wanted.digest).name]
+    right.free.set()
+    assert await second == wanted.data
+    await world.downloads.idle()
+    assert await world.store.stat(wanted.digest) == wanted.size
+
+
+async def test_a_body_of_unknown_size_that_the_disk_refuses_is_asked_for_once_more(world: World) -> None:
+    """What is held back moves on with the pass: nobody has to fetch the blob by himself."""
+    world.room.is_full, world.upstream.tells_size = False, False
+    world.upstream.gates[1, 2 * MIB] = gate = Gate()
+    reader = world.join()
+    assert len(await world.read(reader, MIB)) == MIB
+    await gate.reached.wait()
+    world.disk.is_full = True
+    gate.free.set()
+    assert await world.read(reader) == world.upstream.wanted.data
+    reader.close()
+    await world.downloads.idle()
+    assert world.upstream.asked == [0, 2 * MIB]
