@@ -12,7 +12,7 @@ from proxy.events import TransferResumed
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Blob, blob, manifest
-from tests.support.proxy import UPSTREAM, Proxy, proxied, running
+from tests.support.proxy import UPSTREAM, Proxy, config_text, proxied, running
 from tests.support.realm import Bearer, Realm
 from tests.support.registry import Registry
 from tests.support.site import settled
@@ -225,7 +225,8 @@ async def test_an_upstream_that_restarts_costs_no_pull_that_had_begun(
     """
     layers = [registry.add_blob(APP, blob(MIB + number, seed=number)) for number in range(8)]
     breaker = {"failures": 3, "reset_after": "200ms"}
-    async with proxied(cache_dir, registry, clock, "hydrate: {image: none}", breaker=breaker) as proxy:
+    text = config_text(cache_dir, registry, "hydrate: {image: none}", breaker=breaker)
+    async with running(text, clock, rng=lambda: 1.0) as proxy:  # the longest pauses: no luck is needed
         gates = [registry.hold(layer.digest, after_bytes=300_000) for layer in layers]
         pulls = [await proxy.start_pull(layer) for layer in layers]
         for gate in gates:
