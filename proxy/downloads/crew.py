@@ -20,6 +20,9 @@ from proxy.errors import CisternError, UpstreamLied, UpstreamThrottled
 from proxy.ground import Ground
 from proxy.upstream.base import Priority
 
+# A blob of less is here in a second or so from storage that limits each connection; to find out whether more of them
+# help would cost its upstream requests and, where the machine itself is slow, bytes that are sent in vain.
+WORTH: Final = 64 << 20
 WAIT_S: Final = 1.0  # a reader ahead of the transfer waits so long for it before it gets a range of its own
 
 
@@ -54,14 +57,19 @@ class Crew:
         """Bytes came, or a reader waits: see whether another hand is due. Plain and cheap: called for every batch."""
         if not self._can_help or self._pieces.size is None or not self._transfer.readers:
             return
-        was_settled = self._pace.settled
-        wanted = self._pace.note(self._ground.monotonic(), self._pieces.received, 1 + self._bringing)
-        if self._pace.settled and not was_settled:
-            self._lessons.learn(self._transfer.upstream, wanted, self._ground.monotonic())
+        wanted = self._wanted() if self._pieces.size >= WORTH else 1
         while (claim := self._claim(1 + len(self._helpers) < wanted, not self._helpers)) is not None:
             helper = self._ground.tasks.start(self._help(claim), name=f"help {self._transfer.digest}", report=False)
             self._helpers.add(helper)
             helper.add_done_callback(self._ended)
+
+    def _wanted(self) -> int:
+        """How many connections there should be; what was found goes for the upstream's next blobs too."""
+        was_settled, now = self._pace.settled, self._ground.monotonic()
+        wanted = self._pace.note(now, self._pieces.received, 1 + self._bringing)
+        if self._pace.settled and not was_settled:
+            self._lessons.learn(self._transfer.upstream, wanted, now)
+        return wanted
 
     def settle(self) -> None:
         """No more helpers for this transfer: its answers cannot be put together."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.downloads.crew import WORTH
 from proxy.downloads.pieces import PIECE
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Origin
@@ -132,6 +133,14 @@ async def test_never_more_than_allowed(tmp_path: Path, wanted: Blob, most: int) 
     assert most > 1 or len(upstream.asked) == 1
 
 
+async def test_a_blob_of_less_than_is_worth_it_is_asked_for_once(tmp_path: Path) -> None:
+    """However slow its connections are, a layer of common size costs one request."""
+    upstream = Metered(blob(WORTH - 1, seed=7))
+    async with world(tmp_path, upstream) as here:
+        assert await here.turned(here.read(length=WORTH)) == upstream.wanted.data
+    assert [(asked.start, asked.stop) for asked in upstream.asked] == [(0, None)]
+
+
 async def test_an_upstream_that_limits_all_is_left_with_one(tmp_path: Path, wanted: Blob) -> None:
     """A second connection that brings no more is not asked for again, for this blob and for the next."""
     upstream = Metered(wanted, shared=True)
@@ -139,7 +148,7 @@ async def test_an_upstream_that_limits_all_is_left_with_one(tmp_path: Path, want
         assert await here.turned(here.read()) == wanted.data
         assert upstream.most == 2
         assert upstream.sent <= SIZE + MARGIN
-        upstream.wanted, upstream.most = blob(4 * PIECE, seed=6), 0
+        upstream.wanted, upstream.most = blob(8 * PIECE, seed=6), 0
         assert await here.turned(here.read()) == upstream.wanted.data
     assert upstream.most == 1
 
