@@ -214,6 +214,46 @@ async def test_room_that_comes_in_time_lets_it_be_kept(proxy: Proxy, registry: R
     assert reasons(proxy) == set()
 
 
+@pytest.mark.parametrize("end", ["client leaves", "forbidden"])
+async def test_room_that_comes_too_late_is_given_back(proxy: Proxy, registry: Registry, full: Claim, end: str) -> None:
+    """Room that was found for a body which ends before it could be used is nobody's: no claim outlives its transfer."""
+    wanted = registry.add_blob(REPOSITORY, blob(7 * MIB))
+    gate = registry.hold(wanted.digest, after_bytes=MIB, times=1)
+    async with proxy.rooms.evict.turn:  # the round that was called for stands still
+        pulling = await proxy.start_pull(wanted)
+        await pulling.read(500_000)
+        await gate.reached()
+        full.release()
+        await proxy.rooms.capacity.made()
+        while not proxy.rooms.capacity.ledger.claims:
+            await settled()
+        if end == "forbidden":
+            proxy.rooms.downloads.forbid(wanted.digest, Denied("it is on the block list"))
+        if end == "client leaves":
+            await pulling.leave()
+        else:
+            gate.open()
+            with pytest.raises(ConnectionError):
+                await pulling.rest()
+    await proxy.quiet()
+    await settled()
+    assert proxy.rooms.capacity.ledger.claims == set()
+    assert proxy.rooms.capacity._filled == set()
+
+
+async def test_what_was_kept_after_all_is_no_part_any_more(proxy: Proxy, registry: Registry, full: Claim) -> None:
+    """A part that came from memory is counted, once it has its name, as what it is."""
+    wanted = registry.add_blob(REPOSITORY, blob(200_000))
+    async with proxy.rooms.evict.turn:
+        await proxy.pull(wanted)
+        full.release()
+        await proxy.rooms.capacity.made()
+    await proxy.quiet()
+    assert proxy.stored(wanted.digest) == wanted.data
+    assert proxy.rooms.capacity._filled == set()
+    assert proxy.rooms.capacity.ledger.claims == set()
+
+
 async def test_a_body_smaller_than_the_ring_is_kept_after_it_went_by(
     proxy: Proxy, registry: Registry, full: Claim
 ) -> None:
