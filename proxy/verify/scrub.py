@@ -124,12 +124,16 @@ class Scrub:
             rate = pace.rate_for(due, total, self._clock())
             if rate is None:
                 break
-            await self._check(due.digest, rate)
+            if await self._check(due.digest, rate) is Verdict.UNREADABLE:
+                # It would be the oldest for ever, tried again at once. Without a seal the next walk comes back to it.
+                await self._seals.drop(due.digest)
+                worked = False
+                break
             worked = True
         await self._seals.sync()
         return worked
 
-    async def _check(self, digest: Digest, rate: float) -> None:
+    async def _check(self, digest: Digest, rate: float) -> Verdict:
         self._rate = rate
         verdict = await self._store.check(digest, self._paced)
         if verdict is Verdict.BAD:
@@ -137,6 +141,7 @@ class Scrub:
             why_not = await self._mend(digest)
             if why_not is not None:
                 log.warning("bad content could not be fetched again yet", digest=str(digest), why=why_not)
+        return verdict
 
     async def _paced(self, read: int) -> None:
         self.checked_bytes += read

@@ -2,12 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from proxy.oci import Digest
+from proxy.store.base import Verdict
 from proxy.store.seals import Due
 from proxy.verify import Bad, Pace, Report
 from proxy.verify.room import Verify
@@ -195,3 +196,33 @@ async def test_a_scrub_can_be_switched_off(bench: Bench) -> None:
     await stored(bench)
     bench.clock.advance(1000 * DAY)
     assert (await scrubbed(bench, Pace(math.inf, math.inf), Mender(bench, []), 2)).checked_bytes == 0
+
+
+async def test_what_cannot_be_read_is_not_tried_without_a_pause(bench: Bench) -> None:
+    """A blob that the disk does not give now costs one try an idle pause, and loses its seal: the walks that follow
+    come back to it, and those behind it have their turn (no spin, nobody starves).
+    """
+    digests = await stored(bench)
+    unreadable = {digests[0]}
+    bench.clock.advance(10 * DAY)
+    tries: list[Digest] = []
+    check = bench.store.check
+
+    async def counting(digest: Digest, pause: Callable[[int], Awaitable[None]]) -> Verdict:
+        tries.append(digest)
+        return Verdict.UNREADABLE if digest in unreadable else await check(digest, pause)
+
+    bench.store.check = counting  # type: ignore[method-assign]  # the disk's refusal, whoever runs the test
+    rooms = Rooms(bench)
+    scrub = Scrub(rooms, bench.seals, lambda: Pace(10 * DAY, math.inf), Mender(bench, []))  # type: ignore[arg-type]  # its part of a ground
+    rooms.tasks.start(scrub.run(), name="scrub")
+    for _ in range(5):
+        await rooms.turned()
+    assert tries.count(digests[0]) == 1
+    assert set(tries) == set(digests)
+    unreadable.clear()
+    bench.clock.advance(3601)
+    await rooms.turned()
+    await rooms.tasks.stop()
+    assert tries.count(digests[0]) == 2
+    assert await bench.seals.unsealed(digests) == []
