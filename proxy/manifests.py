@@ -58,11 +58,26 @@ class Manifests:
 
     async def _put_again(self) -> None:
         """Keep again what is in memory: it would be served from there, and be gone after the next start."""
-        for digest, body in list(self._bodies.items()):
-            try:
-                await self._store.put(body, digest)
-            except OSError as error:
-                log.warning("a manifest could not be kept again", digest=str(digest), error=str(error))
+        for digest in list(self._bodies):
+            await self.put_again(digest)
+
+    async def put_again(self, digest: Digest) -> bool:
+        """Keep a body again that is in memory; whether that was done. It was whole when it came there."""
+        body = self._bodies.get(digest)
+        if body is None:
+            return False
+        try:
+            claim = self._capacity.claim(len(body), small=True)
+        except NotKept:
+            return False
+        try:
+            await self._store.put(body, digest)
+        except OSError as error:
+            log.warning("a manifest could not be kept again", digest=str(digest), error=str(error))
+            return False
+        finally:
+            claim.release()
+        return True
 
     async def held(self, place: Place, digest: Digest) -> Held | None:
         """The manifest, if this place holds it and its bytes are here and whole."""

@@ -1,4 +1,6 @@
-"""Fetches again what went bad: through any place that holds it and that a rule still leads to, as a client would."""
+"""Makes whole again what went bad: from memory, or fetched through any place that holds it and that a rule still leads
+to, as a client would.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -25,7 +27,10 @@ class Mend:
         self._rules = rules
 
     async def __call__(self, digest: Digest) -> str | None:
-        """Fetch it again; None if it is here again, else why not."""
+        """Keep or fetch it again; None if it is here again, else why not."""
+        if await self._manifests.put_again(digest) and await self._store.stat(digest) is not None:
+            log.info("a bad manifest was kept again from memory", digest=str(digest))
+            return None
         why_not = "no image here names it any more"
         for place in await self._records.places():
             link = await self._records.link(place, digest)

@@ -442,6 +442,17 @@ async def test_without_the_upstream_what_is_bad_stays_bad(server: Serving, image
     assert HUB in found["why_not"]
 
 
+async def test_a_manifest_in_memory_mends_what_rotted(server: Serving, image: Image, registry: Registry) -> None:
+    """The last good copy may be the one in memory: it is kept again, with the upstream away, and served on."""
+    await pulled(server, image)
+    silently(flip_a_bit, server.rooms.disk.blobs.path_of(image.digest))
+    await registry.stop()
+    told = (await server.control("/api/v1/verify", body={"repair": True})).json
+    assert [found["mended"] for found in told["bad"]] == [True]
+    assert server.rooms.disk.blobs.path_of(image.digest).read_bytes() == image.manifest.data
+    assert (await server.control("/api/v1/verify", body={})).json["clean"]
+
+
 @pytest.mark.parametrize("body", [b"[]", b"{", b'{"repair": 2}', b'{"repair": true, "x": 1}', b'{"reference": "a"}'])
 async def test_a_verify_that_makes_no_sense_is_refused(server: Serving, body: bytes) -> None:
     """Only the one choice there is; anything else is no body of a verify."""
