@@ -1,10 +1,12 @@
 """What each place holds, told by its links and the manifests themselves: images, their content, and who shares it.
 
 Reads records and manifest bodies, never the index: what is evicted by this must be right even where the index was
-lost. Invariant: a manifest that cannot be read counts as one without children, and is itself still held.
+lost. Invariant: a manifest that cannot be read counts as one without children, and is itself still held. Who
+deletes by what is found asks `strictly`: there it is an error, since its layers would look like nobody's.
 """
 
 import asyncio
+import errno
 import io
 import json
 from collections.abc import AsyncIterator, Collection, Container, Mapping, Sequence
@@ -92,19 +94,26 @@ class Holdings:
         """Every place with a tag or a link, in a fixed order."""
         return sorted(await self._records.places(), key=lambda place: (place.scope, place.repository))
 
-    async def images(self, stored: Container[Digest] | None = None) -> AsyncIterator[HeldImage]:
-        """Every image of every place. `stored` is what is here, where that was looked up just now."""
+    async def images(
+        self, stored: Container[Digest] | None = None, *, strictly: bool = False
+    ) -> AsyncIterator[HeldImage]:
+        """Every image of every place. `stored` is what is here, where that was looked up just now.
+
+        `strictly`: OSError where a manifest is here and cannot be read now.
+        """
         for place in await self.places():
-            for image in await self.images_of(place, stored):
+            for image in await self.images_of(place, stored, strictly=strictly):
                 yield image
 
-    async def images_of(self, place: Place, stored: Container[Digest] | None = None) -> list[HeldImage]:
-        """The images of one place: those with tags by tag, then those without."""
+    async def images_of(
+        self, place: Place, stored: Container[Digest] | None = None, *, strictly: bool = False
+    ) -> list[HeldImage]:
+        """The images of one place: those with tags by tag, then those without. `strictly` as in `images`."""
         tags: dict[Digest, dict[str, TagRecord]] = {}
         for tag, record in sorted((await self._records.tags(place)).items()):
             tags.setdefault(record.descriptor.digest, {})[tag] = record
         manifests = {link.digest: link for link in await self._records.links(place) if link.media_type is not None}
-        contents = await self._all_contents(list(manifests.values()), stored)
+        contents = await self._all_contents(list(manifests.values()), stored, strictly)
         named = {part.digest for held in contents.values() for part in held.parts if part.is_manifest}
         untagged = [digest for digest in manifests if digest not in tags and digest not in named]
         return [
@@ -136,29 +145,36 @@ class Holdings:
             return None
         return HeldImage(place, digest, _media_type(links[digest], {}), {}, _reachable(digest, contents))
 
-    async def _all_contents(self, links: Sequence[Link], stored: Container[Digest] | None) -> dict[Digest, Contents]:
+    async def _all_contents(
+        self, links: Sequence[Link], stored: Container[Digest] | None, strictly: bool
+    ) -> dict[Digest, Contents]:
         """What these manifests hold; a few are read at once, since each is several jobs for the disk threads."""
         found: dict[Digest, Contents] = {}
         for start in range(0, len(links), READ_AT_ONCE):
             batch = links[start : start + READ_AT_ONCE]
-            held = await asyncio.gather(*(self.contents(link, stored) for link in batch))
+            held = await asyncio.gather(*(self.contents(link, stored, strictly=strictly) for link in batch))
             found |= {link.digest: contents for link, contents in zip(batch, held, strict=True) if contents is not None}
         return found
 
-    async def contents(self, link: Link, stored: Container[Digest] | None = None) -> Contents | None:
-        """What a linked manifest holds, None if it is not here or cannot be read."""
+    async def contents(
+        self, link: Link, stored: Container[Digest] | None = None, *, strictly: bool = False
+    ) -> Contents | None:
+        """What a linked manifest holds, None if it is not here or cannot be read; `strictly` as in `images`."""
         digest = link.digest
         known = self._contents.get(digest)
-        if known is not None:
-            is_here = stored is not None and digest in stored  # what came since has to be asked for
-            if is_here or await self._store.stat(digest) is not None:
-                return known
         try:
+            # What came since `stored` was looked up has to be asked for.
+            if known is not None and ((stored is not None and digest in stored) or await self._is_here(digest)):
+                return known
             body = await self._read(digest)
         except OSError as error:
+            if strictly:
+                raise
             log.warning("a stored manifest cannot be read", digest=str(digest), error=str(error))
             return None
         if body is None:
+            if strictly and await self._is_here(digest):
+                raise OSError(errno.EIO, f"the manifest {digest} is here and cannot be read")
             return None
         try:
             found = self._contents[digest] = _contents_of(body, link.media_type)
@@ -167,12 +183,18 @@ class Holdings:
             return Contents(len(body), ())
         return found
 
+    async def _is_here(self, digest: Digest) -> bool:
+        return await self._store.stat(digest) is not None
+
     async def _read(self, digest: Digest) -> bytes | None:
         opened = await self._store.read(digest)
         if opened is None:
             return None
         try:
             return await self._threads.disk(_read_at_most, opened.file, BODY_MAX)
+        except OSError as error:
+            opened.failed(error)
+            raise
         finally:
             opened.close()
 

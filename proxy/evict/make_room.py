@@ -28,7 +28,7 @@ from proxy.store.base import Rank
 log = logger("evict")
 BUSY_S: Final = 30.0  # a pull asks for the next blob of its image within that
 BUSY_MAX: Final = 100_000
-REST_S: Final = 5.0  # after a round that could free nothing: whoever finds no room calls again at once
+REST_S: Final = 5.0  # after a round that failed or could free nothing: whoever finds no room calls again at once
 
 
 class MakeRoom:
@@ -92,10 +92,9 @@ class MakeRoom:
             is_hopeless = self._capacity.excess() > 0
             self._capacity.wanted = 0
             await self._capacity.made(hopeless=is_hopeless)
-            if is_hopeless and freed != EvictReport():
-                continue
-            if is_hopeless:
+            if is_hopeless and freed == EvictReport():
                 log.warning("no room could be made: all that is left is in use", busy=len(self._busy))
+            if freed is None or (is_hopeless and freed == EvictReport()):
                 await self._sleep(REST_S)
 
     async def round(self) -> EvictReport:

@@ -77,10 +77,11 @@ class Evict:
 
     async def look(self, rule_of: Mapping[Place, str | None], used: Mapping[Digest, float]) -> Graph:
         """Every image that is here, and what is stored. `rule_of` names the rule of a place, and `used` tells when a
-        manifest was last fetched, where that matters.
+        manifest was last fetched, where that matters. OSError: a manifest cannot be read now, so that nobody knows
+        what its image needs.
         """
         taken = await self._holdings.taken()
-        images = [image async for image in self._holdings.images(taken)]
+        images = [image async for image in self._holdings.images(taken, strictly=True)]
         return await self._threads.disk(graph_of, images, taken, rule_of, used)
 
 

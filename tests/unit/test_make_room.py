@@ -1,20 +1,26 @@
 """Room is made by dropping whole images, beside the requests; what is in use stays, and what stays is whole."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from proxy.events import Evicted
 from proxy.evict import EvictReport
 from proxy.evict.make_room import BUSY_S
+from proxy.oci import Digest
 from proxy.rules import Place
+from proxy.store.base import OpenBlob
 from tests.support.blocks import blocks_under
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
 from tests.support.kept import REPOSITORY, Kept
 from tests.support.proxy import UPSTREAM, config_text, running
 from tests.support.registry import Registry
+from tests.support.site import settled
 
 MIB = 1 << 20
 CAP = 64 * MIB
@@ -217,3 +223,56 @@ async def test_an_evicted_image_is_not_brought_back(registry: Registry, cache_di
         await rooms.proxy.pull(one.layers[1])
         await rooms.proxy.rooms.hydrate.finished()
         assert here(rooms, one), "pulled again, it is an image like any other"
+
+
+async def test_a_manifest_that_cannot_be_read_now_costs_no_layer(
+    registry: Registry, cache_dir: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its layers are not nobody's: too few descriptors, or a slow disk, must not take a live image apart."""
+    [one] = images(registry, 1)
+    async with cache(cache_dir, registry, clock) as rooms:
+        await pulled(rooms, clock, (one, "1"))
+        store = rooms.proxy.rooms.disk.blobs
+        read = store.read
+
+        async def refused(digest: Digest) -> OpenBlob | None:
+            if digest == one.digest:
+                raise OSError(errno.EMFILE, "too many open files")
+            return await read(digest)
+
+        monkeypatch.setattr(store, "read", refused)
+        rooms.proxy.rooms.holdings._contents.clear()  # as after a start
+        with pytest.raises(OSError, match="too many open files"):
+            await room_for(rooms, 1000)
+        assert here(rooms, one)
+        monkeypatch.undo()
+        rooms.proxy.rooms.capacity.wanted = 0
+        await room_for(rooms, 1000)
+        assert not here(rooms, one)
+
+
+async def test_a_round_that_fails_is_followed_by_a_rest(
+    registry: Registry, cache_dir: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finds no room calls again at once; a disk that refuses is not walked over and over for it."""
+    async with cache(cache_dir, registry, clock) as rooms:
+        make_room, capacity = rooms.proxy.rooms.make_room, rooms.proxy.rooms.capacity
+        rounds, resting = list[str](), asyncio.Event()
+
+        async def refused() -> EvictReport:
+            rounds.append("refused")
+            raise OSError(errno.EIO, "the disk refuses")
+
+        async def rest(_seconds: float) -> None:
+            resting.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(make_room, "round", refused)
+        monkeypatch.setattr(make_room, "_sleep", rest)
+        capacity.ledger.claim(CAP)
+        capacity.short.set()
+        async with asyncio.timeout(10):
+            await resting.wait()
+        capacity.short.set()
+        await settled()
+        assert rounds == ["refused"]
