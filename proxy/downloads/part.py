@@ -14,6 +14,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,7 @@ class Part:
         self._file = opened.file
         self._map = opened.map
         self._mapping: asyncio.Task[io.FileIO] | None = None
+        self._hanging: TimeoutError | None = None  # of a write that the disk may still do
         self._trail = self._new_trail()
 
     @classmethod
@@ -90,8 +92,11 @@ class Part:
         """Write held `chunks` at `offset`; when it returns they can be read, and the hash will follow and free them.
 
         One write at a time for each run. OSError: the disk refuses; NotKept: there is no room. Nothing of this write
-        counts then.
+        counts then. One that took too long may still happen, and must not do so over bytes that were hashed since, or
+        in a blob that was stored: nothing is written after it.
         """
+        if self._hanging is not None:
+            raise TimeoutError(self._hanging.errno, self._hanging.strerror)
         stop = offset + sum(map(len, chunks))
         if self.allotment is not None:
             self.allotment.cover(stop)
@@ -109,7 +114,12 @@ class Part:
         self._trail.follow(offset, chunks, self.frontier)
 
     async def _put(self, chunks: Sequence[Buffer], offset: int, note: "Note | None") -> None:
-        await self._threads.soon(_write, self.files, self._descriptor(), chunks, offset, note, patience=SYNC_PATIENCE)
+        work = partial(_write, self.files, self._descriptor(), chunks, offset, note)
+        try:
+            await self._threads.soon(work, patience=SYNC_PATIENCE)
+        except TimeoutError as error:
+            self._hanging = error
+            raise
 
     def _note(self, then: Extents, start: int, stop: int) -> "Note | None":
         return None if self._map is None else Note(os.dup(self._map.fileno()), *cells(then, start, stop))

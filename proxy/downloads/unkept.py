@@ -246,6 +246,8 @@ class Unkept:
         finally:
             self._running -= 1
             alone.error = error
+            if error is not None:
+                alone.ring.pieces.clear()  # a cancelled task's traceback would keep them until a collector comes by
             alone.bell.ring()
 
     def _ring_size(self) -> int:

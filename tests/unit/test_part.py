@@ -15,6 +15,7 @@ from proxy.downloads.part import IOV_MAX, Part, part_path
 from proxy.downloads.progress import map_path
 from proxy.downloads.trail import TURN
 from proxy.oci import Digest
+from proxy.store.filesystem import Filesystem
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 
@@ -222,6 +223,31 @@ async def test_a_short_write_tells_its_errno(part: Part) -> None:
     await append(part, [DATA[1000:]])
     assert await part.matches()
     assert part.path.read_bytes() == DATA
+
+
+class Hung(Filesystem):
+    """A disk whose writes stand still until `moves` is set."""
+
+    def __init__(self) -> None:
+        self.moves = threading.Event()
+
+    def pwritev(self, descriptor: int, chunks: Sequence[bytes | memoryview], offset: int) -> int:
+        self.moves.wait()
+        return super().pwritev(descriptor, chunks, offset)
+
+
+async def test_nothing_is_written_after_a_write_that_hangs(tmp_path: Path, tasks: Tasks) -> None:
+    """It may still happen: then over no bytes that another hand brought in its place, and that were hashed."""
+    async with Threads() as threads:
+        part = await Part.open(tmp_path, DIGEST, threads, tasks, disk := Hung())
+        threads.answer_within_s = 0.01
+        with pytest.raises(TimeoutError):
+            await append(part, [b"?" * 1000])
+        disk.moves.set()
+        with pytest.raises(TimeoutError):
+            await append(part, [DATA])
+        part.close()
+    assert part.frontier == 0
 
 
 async def test_a_cancelled_append_leaks_nothing(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
