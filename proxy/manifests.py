@@ -57,9 +57,12 @@ class Manifests:
         self._tasks.start(self._put_again(), name="keep manifests again")
 
     async def _put_again(self) -> None:
-        """Keep again what is in memory: it would be served from there, and be gone after the next start."""
-        for digest in list(self._bodies):
-            await self.put_again(digest)
+        """Keep again what is in memory: it would be served from there, and be gone after the next start.
+
+        No room is asked for: a directory just laid out has not been counted yet, and held all of this before.
+        """
+        for digest, body in list(self._bodies.items()):
+            await self._kept_again(digest, body)
 
     async def put_again(self, digest: Digest) -> bool:
         """Keep a body again that is in memory; whether that was done. It was whole when it came there."""
@@ -71,12 +74,16 @@ class Manifests:
         except NotKept:
             return False
         try:
+            return await self._kept_again(digest, body)
+        finally:
+            claim.release()
+
+    async def _kept_again(self, digest: Digest, body: bytes) -> bool:
+        try:
             await self._store.put(body, digest)
         except OSError as error:
             log.warning("a manifest could not be kept again", digest=str(digest), error=str(error))
             return False
-        finally:
-            claim.release()
         return True
 
     async def held(self, place: Place, digest: Digest) -> Held | None:
