@@ -67,7 +67,7 @@ class Crew:
         """How many connections there should be; what was found goes for the upstream's next blobs too."""
         was_settled, now = self._pace.settled, self._ground.monotonic()
         wanted = self._pace.note(now, self._pieces.received, 1 + self._bringing)
-        if self._pace.settled and not was_settled:
+        if self._pace.settled and self._pace.has_tried and not was_settled:
             self._lessons.learn(self._transfer.upstream, wanted, now)
         return wanted
 

@@ -27,6 +27,11 @@ class Pace:
         self._since = 0.0
         self._base = 0
 
+    @property
+    def has_tried(self) -> bool:
+        """Whether what it settled on was found by trying: one fast transfer tells nothing of the next."""
+        return self._tried is not None
+
     def note(self, now: float, received: int, hands: int) -> int:
         """`hands` connections are bringing bytes, `received` in all so far; how many there should be."""
         if self.settled:

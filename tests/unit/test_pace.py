@@ -46,6 +46,15 @@ def test_what_was_found_lately_is_tried_at_once() -> None:
     assert played(Pace(8, known=1), lambda hands: hands * 25 * MB) == [1]
 
 
+def test_what_was_not_tried_was_not_found() -> None:
+    """A fast transfer settles itself, and teaches nothing about the upstream's next ones."""
+    for rate, has_tried in ((FAST, False), (60 * MB, True)):
+        pace = Pace(8)
+        played(pace, lambda _hands, rate=rate: rate)  # type: ignore[misc]  # bound here, one value each
+        assert pace.settled
+        assert pace.has_tried is has_tried
+
+
 def test_a_sum_counts_only_while_nobody_comes_or_goes() -> None:
     """A connection that is opened and brings nothing yet says nothing of the sum."""
     pace = Pace(8)
