@@ -55,7 +55,8 @@ def client_config(
     except ConfigInvalid as cause:
         raise CommandFailed(f"--url: {cause}", WRONG_USE) from cause
     folder = into or Path(FOLDERS[client.value])
-    files = {folder / name: text for name, text in CLIENTS[client.value](mirror, list(loaded.upstreams)).items()}
+    made = CLIENTS[client.value](mirror, list(loaded.upstreams))
+    files = {folder.joinpath(*_below(folder, name)): text for name, text in made.items()}
     if write:
         write_files(files)
     for path, text in files.items():
@@ -63,6 +64,15 @@ def client_config(
         typer.echo(f"cistern: {'written: ' if write else 'the file '}{path}", err=True)
         if not write:
             typer.echo(text, nl=False)
+
+
+def _below(folder: Path, name: str) -> tuple[str, ...]:
+    """The way from `folder` to the file: `--into certs.d` means that very folder, and no second one within it."""
+    parts = Path(name).parts
+    for named in range(len(parts) - 1, 0, -1):
+        if folder.parts[-named:] == parts[:named]:
+            return parts[named:]
+    return parts
 
 
 def _url_of(registry: "RegistryConfig") -> str:

@@ -287,6 +287,25 @@ def test_client_config_writes_files(cistern: Cistern, tmp_path: Path) -> None:
     assert [path.name for path in written.parent.iterdir()] == ["hosts.toml"]
 
 
+@pytest.mark.parametrize(
+    ("client", "into", "file"),
+    [
+        ("containerd", "certs.d", "certs.d/_default/hosts.toml"),
+        ("containerd", "certs.d/_default", "certs.d/_default/hosts.toml"),
+        ("containerd", "etc", "etc/certs.d/_default/hosts.toml"),
+        ("podman", "registries.conf.d", "registries.conf.d/050-cistern.conf"),
+        ("docker", "daemon.json", "daemon.json/daemon.json"),
+    ],
+)
+def test_client_config_makes_no_folder_within_itself(
+    cistern: Cistern, tmp_path: Path, client: str, into: str, file: str
+) -> None:
+    """Whoever names the folder that clients look into, and not the one above it, means that folder."""
+    assert cistern("client-config", client, "--write", "--into", tmp_path / into).code == 0
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert written - {"given.yaml"} == {file}
+
+
 def test_client_config_writes_over_nothing(cistern: Cistern, tmp_path: Path) -> None:
     """Somebody else's file stays as it is, and is named."""
     held = tmp_path / "daemon.json"
