@@ -104,6 +104,13 @@ def _server_error(error: CisternError, _route: Route) -> str:
     )
 
 
+def _cut(error: CisternError, route: Route) -> str:
+    return (
+        f"try again{_when(error)}; something on the way ends its answers early: the registry, a load balancer,"
+        f" a firewall, {_key(route)}.proxy"
+    )
+
+
 def _left_alone(error: CisternError, route: Route) -> str:
     return f"it is tried again by itself{_when(error)}; see its last error above. {_connect(error, route)}"
 
@@ -159,7 +166,7 @@ ADVICE: Final[dict[Failure, Callable[[CisternError, Route], str]]] = {
     Failure.TIMEOUT: _timeout,
     Failure.SLOW: _timeout,
     Failure.SERVER_ERROR: _server_error,
-    Failure.CUT: _server_error,
+    Failure.CUT: _cut,
     Failure.LEFT_ALONE: _left_alone,
     Failure.THROTTLED: _throttled,
     Failure.DENIED: _denied,

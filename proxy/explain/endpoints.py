@@ -44,6 +44,8 @@ def _notes(state: EndpointState, credentials: str | None) -> Iterator[str]:
         yield f"its circuit is {state.circuit}{since}{until}"
     if state.last_fault is not None:
         yield f"{ago(state.last_fault.ago_s)}: {state.last_fault.words}"
+    if state.last_break is not None:
+        yield f"a blob broke off {ago(state.last_break.ago_s)}: {state.last_break.words}"
     for gate in state.throttled:
         if gate.credentials == credentials:
             what = "pulls" if gate.limit == "pulls" else "requests"

@@ -103,7 +103,7 @@ class Explanation:
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         if self.route is not None:
-            yield from _route_rows(self.route)
+            yield from self._route_rows(self.route)
         if self.tag is not None:
             tag = self.tag
             yield "tag", f"{tag.tag} is {tag.digest}, checked {ago(tag.checked_ago_s)}: {tag.freshness}"
@@ -113,8 +113,12 @@ class Explanation:
             yield from _held_rows(self.held)
         elif self.route is not None:
             yield "manifest", "not here"
-        if self.asked is not None:
+        if self.asked is not None and self._is_news(self.asked):
             yield "upstream says", self.asked.error or self._news(self.asked)
+
+    def _is_news(self, asked: AskedFacts) -> bool:
+        """Whether no other row says it: why a pull fails is said with what to do about it."""
+        return asked.error is None or self.problem is None or asked.error != self.problem.why
 
     def _news(self, asked: AskedFacts) -> str:
         if asked.digest is None:
@@ -123,18 +127,20 @@ class Explanation:
         moved = ", another one than here: the next check takes it over" if known not in (None, asked.digest) else ""
         return f"{asked.digest}{moved}"
 
-
-def _route_rows(route: RouteFacts) -> Iterator[tuple[str, str]]:
-    yield "rule", route.rule
-    yield "upstream", f"{route.upstream}, repository {route.repository}"
-    for endpoint in route.endpoints:
-        yield "endpoint", f"{endpoint.url} (the only one this rule takes)" if route.pinned else endpoint.url
-        yield from (("", note) for note in endpoint.notes)
-    if route.credentials is None:
-        yield "credentials", "none: anonymous"
-    else:
+    def _route_rows(self, route: RouteFacts) -> Iterator[tuple[str, str]]:
+        why = "" if self.problem is None else self.problem.why
+        yield "rule", route.rule
+        yield "upstream", f"{route.upstream}, repository {route.repository}"
+        for endpoint in route.endpoints:
+            yield "endpoint", f"{endpoint.url} (the only one this rule takes)" if route.pinned else endpoint.url
+            yield from (("", note.replace(why, "the same as now") if why else note) for note in endpoint.notes)
         trouble = route.credentials_trouble
-        yield "credentials", route.credentials if trouble is None else f"{route.credentials}, but {trouble}"
+        if route.credentials is None:
+            yield "credentials", "none: anonymous"
+        elif trouble is None:
+            yield "credentials", route.credentials
+        else:
+            yield "credentials", f"{route.credentials}, but {'they cannot be read' if trouble in why else trouble}"
 
 
 def _held_rows(held: HeldFacts) -> Iterator[tuple[str, str]]:

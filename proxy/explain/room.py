@@ -22,7 +22,7 @@ from proxy.explain.facts import (
     judge_pull,
 )
 from proxy.failures import may_serve_stale
-from proxy.freshness import TagRecord, judge
+from proxy.freshness import Freshness, TagRecord, judge
 from proxy.grace import Grace
 from proxy.ground import Ground
 from proxy.holdings import Holdings
@@ -74,10 +74,13 @@ class Explain:
             return Explanation(reference=str(named), verdict=Verdict.FAILS, problem=diagnose(error))
         route_facts = await self._route_facts(route)
         record = await self._records.tag(route.place, target) if isinstance(target, str) else None
-        head, failure = await self._ask(route, target)
-        wanted = _digest_of(target, record, head)
-        held = None if wanted is None else await self._held(route, wanted)
         freshness = None if record is None else judge(record, route.tags, self._clock())
+        wanted = _digest_of(target, record)
+        held = await self._held(route, wanted)
+        head, failure = await self._ask(route, target, self._patience_s(route, freshness, held))
+        if wanted is None and head is not None:
+            wanted = head.digest
+            held = await self._held(route, wanted)
         refusal = self._refusal(wanted)
         lasts = self._grace.lasts(route)
         verdict = judge_pull(
@@ -100,13 +103,21 @@ class Explain:
             problem=None if failed is None else diagnose(failed, route),
         )
 
-    async def _ask(self, route: Route, target: str | Digest) -> tuple[ManifestHead | None, CisternError | None]:
+    def _patience_s(self, route: Route, freshness: Freshness | None, held: HeldFacts | None) -> float:
+        """How long to ask: of a held tag that needs a check no longer than a pull would, or another end is foretold."""
+        if freshness is not Freshness.EXPIRED or held is None or not held.manifest_here:
+            return self._ask_within_s
+        return min(self._ask_within_s, route.tags.check_within_s)
+
+    async def _ask(
+        self, route: Route, target: str | Digest, within_s: float
+    ) -> tuple[ManifestHead | None, CisternError | None]:
         """What the upstream says of it, or why it says nothing."""
         try:
-            async with asyncio.timeout(self._ask_within_s):
+            async with asyncio.timeout(within_s):
                 return await self._upstreams.head_manifest(route.source, target), None
         except TimeoutError:
-            return None, UpstreamSlow(route.source.upstream, f"no answer within {self._ask_within_s:g} s")
+            return None, UpstreamSlow(route.source.upstream, f"no answer within {within_s:g} s")
         except CisternError as error:
             return None, error
 
@@ -160,9 +171,9 @@ class Explain:
             origin=public_url(record.origin),
         )
 
-    async def _held(self, route: Route, digest: Digest) -> HeldFacts | None:
-        image = await self._holdings.image(route.place, digest)
-        if image is None:
+    async def _held(self, route: Route, digest: Digest | None) -> HeldFacts | None:
+        image = None if digest is None else await self._holdings.image(route.place, digest)
+        if digest is None or image is None:
             return None
         blobs = {part.digest for held in image.manifests.values() for part in held.parts if not part.is_manifest}
         here = await self._holdings.sizes(blobs)
@@ -182,13 +193,11 @@ class Explain:
         )
 
 
-def _digest_of(target: str | Digest, record: TagRecord | None, head: ManifestHead | None) -> Digest | None:
-    """The image that the pull would be about: what is recorded, else what the upstream says."""
+def _digest_of(target: str | Digest, record: TagRecord | None) -> Digest | None:
+    """The image that the pull would be about, as far as it is known here."""
     if isinstance(target, Digest):
         return target
-    if record is not None:
-        return record.descriptor.digest
-    return head.digest if head is not None else None
+    return None if record is None else record.descriptor.digest
 
 
 def _asked_facts(head: ManifestHead | None, error: CisternError | None) -> AskedFacts:

@@ -30,7 +30,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.prober import Prober
 from proxy.upstream.session import BLOB, Wire
 from proxy.upstream.slots import Slots
-from proxy.upstream.standing import Standing
+from proxy.upstream.standing import Body, Standing
 from proxy.upstream.token import Tokens
 from proxy.upstream.trust import same_origin
 
@@ -252,7 +252,7 @@ class Endpoint:
                 return answer
             self.standing.answered(ask.credentials, answer.headers)
             if ask.kind == BLOB and ask.method == "GET" and answer.status in (200, 206):
-                answer.watch = call  # whose body never begins has answered nothing
+                answer.watch = Body(self.standing, call)  # whose body never begins has answered nothing
             else:
                 call.succeeded()
         return answer

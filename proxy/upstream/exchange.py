@@ -13,7 +13,6 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from proxy.errors import UpstreamFault, UpstreamLied, UpstreamTimeout
-from proxy.failures import policy_of
 from proxy.upstream import answers, quota
 from proxy.upstream.bandwidth import Pace
 from proxy.upstream.faults import faults
@@ -25,11 +24,12 @@ RATE_MIN: Final = 1024  # bytes a second of waiting: whoever drips more slowly i
 
 
 class Watch(Protocol):
-    """Who hears, once, whether a body began: the breaker's call."""
+    """Who hears of a body: that it began, that it broke off or came to its end, and that nobody reads it any more."""
 
-    def succeeded(self) -> None: ...
-    def failed(self) -> None: ...
-    def abandon(self) -> None: ...
+    def began(self) -> None: ...
+    def broke(self, error: UpstreamFault) -> None: ...
+    def ended(self) -> None: ...
+    def left(self) -> None: ...
 
 
 class Line(Protocol):
@@ -104,18 +104,18 @@ class Exchange:
         """Bytes have come: the endpoint is alive, and a body that is cut from here on goes on by Range."""
         self.received += len(chunk)
         if self.watch is not None:
-            self.watch.succeeded()
+            self.watch.began()
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
         try:
             yield
         except UpstreamFault as error:
-            if self.watch is not None and policy_of(error).counts:
-                self.watch.failed()
+            if self.watch is not None:
+                self.watch.broke(error)
             raise
         if self.watch is not None:
-            self.watch.succeeded()  # an empty body is a body
+            self.watch.ended()
 
     async def read(self, limit: int) -> bytes:
         """The whole body, inflated if need be, at most `limit` bytes; raises UpstreamLied on more."""
@@ -151,7 +151,7 @@ class Exchange:
         if not self._is_closed:
             self._is_closed = True
             if self.watch is not None:
-                self.watch.abandon()
+                self.watch.left()
             told = quota.read(self.headers) if self.is_home else None
             self._wire.report(self._kind, str(self.status), self._seconds, self.received, told)
 

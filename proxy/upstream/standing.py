@@ -49,6 +49,7 @@ class Standing:
         self.gates = Gates(monotonic=monotonic, rng=rng)
         self.quotas = Quotas(monotonic=monotonic)
         self._last_fault: tuple[Failure, str, float] | None = None
+        self._last_break: tuple[Failure, str, float] | None = None
         self._answered_at: float | None = None
 
     @asynccontextmanager
@@ -143,6 +144,10 @@ class Standing:
         if error.failure is not Failure.LEFT_ALONE:
             self._last_fault = (error.failure, str(error), self._monotonic())
 
+    def broke(self, error: UpstreamFault | None) -> None:
+        """A body broke off, or (None) came to its end. Good headers do not outweigh it, as they do a fault."""
+        self._last_break = None if error is None else (error.failure, str(error), self._monotonic())
+
     def answered(self, credentials: str | None, headers: Headers) -> None:
         """The endpoint itself gave an answer below 500: it is alive, and may tell its quota."""
         self._last_fault, self._answered_at = None, self._monotonic()
@@ -154,16 +159,13 @@ class Standing:
         """A look, for health, `explain` and metrics."""
         now, breaker = self._monotonic(), self.breaker
         opened_at = breaker.opened_at if breaker.is_open else None
-        fault = None
-        if self._last_fault is not None:
-            failure, words, at = self._last_fault
-            fault = LastFault(failure, words, now - at)
         return EndpointState(
             url=public_url(self._origin),
             circuit=breaker.state,
             open_for_s=None if opened_at is None else now - opened_at,
             next_probe_s=breaker.wait_s if breaker.is_open else None,
-            last_fault=fault,
+            last_fault=_told(self._last_fault, now),
+            last_break=_told(self._last_break, now),
             answered_ago_s=None if self._answered_at is None else now - self._answered_at,
             throttled=tuple(
                 Throttled(one.credentials, one.limit.value, one.left_s)
@@ -174,6 +176,33 @@ class Standing:
                 for credentials, (told, ago_s) in self.quotas.readings().items()
             ),
         )
+
+
+class Body:
+    """What the endpoint's standing hears of one body. Whether it began speaks of the endpoint's health; how it broke
+    off is only kept to be shown: its rest is asked for by Range, and that request speaks for itself.
+    """
+
+    __slots__ = ("_call", "_standing")
+
+    def __init__(self, standing: Standing, call: Call) -> None:
+        self._standing = standing
+        self._call = call
+
+    def began(self) -> None:
+        self._call.succeeded()
+
+    def broke(self, error: UpstreamFault) -> None:
+        if policy_of(error).counts:
+            self._call.failed()
+        self._standing.broke(error)
+
+    def ended(self) -> None:
+        self._call.succeeded()  # an empty body is a body
+        self._standing.broke(None)
+
+    def left(self) -> None:
+        self._call.abandon()
 
 
 class Way:
@@ -188,3 +217,7 @@ class Way:
         """The server gave another answer than 429."""
         for passage in self._passages:
             passage.answered()
+
+
+def _told(heard: tuple[Failure, str, float] | None, now: float) -> LastFault | None:
+    return None if heard is None else LastFault(heard[0], heard[1], now - heard[2])

@@ -37,7 +37,7 @@ class QuotaLeft:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointState:
     """`circuit` is closed, open or half-open (a probe is under way). `last_fault` is that since the last good answer,
-    None when the last word was good.
+    None when the last word was good; `last_break` is how the last body broke off, None when it came whole.
     """
 
     url: str
@@ -45,6 +45,7 @@ class EndpointState:
     open_for_s: float | None
     next_probe_s: float | None
     last_fault: LastFault | None
+    last_break: LastFault | None
     answered_ago_s: float | None
     throttled: tuple[Throttled, ...]
     quotas: tuple[QuotaLeft, ...]

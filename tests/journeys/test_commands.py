@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support import script
 from tests.support.cistern import CisternProcess, assert_image_whole, cistern, image_kept, stored
 from tests.support.images import Image, index, layer, manifest
 from tests.support.leaks import Canaries
@@ -76,6 +77,26 @@ async def test_a_pull_that_would_fail_is_explained(served: CisternProcess, regis
     assert away.code == 1
     assert "refused or failed" in away.output
     assert "firewall" in away.output
+
+
+async def test_answers_that_break_off_or_come_late_are_explained(served: CisternProcess, registry: Registry) -> None:
+    """A cold manifest whose body is cut fails, and says so; a held one is served though no answer comes in time."""
+    await pull(served, registry.add("team/app", "1", manifest(BASE)))
+    since = served.said
+    served.configure({**config_for(registry), "tags": {"fresh_for": "0s", "check_within": "100ms"}})
+    served.reload()
+    await served.logged(lambda line: line["event"] == "config taken over", since=since)
+    registry.add("team/app", "cut", manifest(BASE, layer({"cut": b"c"})))
+    registry.script("cut", script.error(405), methods=("HEAD",))
+    registry.script("cut", script.cut(10))
+    registry.hold_headers("1")
+    cut = await served.command("explain", f"{NAME}:cut")
+    slow = await served.command("explain", f"{NAME}:1")
+    assert (cut.code, slow.code) == (1, 0)
+    assert cut.output.count("its answer was cut short") == 1
+    assert "something on the way ends its answers early" in cut.output
+    assert "served from here, marked stale" in slow.output
+    assert slow.output.count("no answer within 0.1 s") == 1
 
 
 async def test_refresh_takes_over_a_moved_tag(served: CisternProcess, registry: Registry) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from proxy.errors import ANSWERS, Failure
-from proxy.explain import Verdict
+from proxy.explain import Explanation, Verdict
 from proxy.failures import POLICIES
 from tests.support import script
+from tests.support.clock import Clock
 from tests.support.images import blob, manifest
-from tests.support.kept import Kept
+from tests.support.kept import Kept, kept
 from tests.support.proxy import UPSTREAM, config_text, running
 from tests.support.realm import Bearer, Realm
 from tests.support.registry import Registry
@@ -29,6 +30,12 @@ EVERY = ("GET", "HEAD")
 def answering(fault: Fault) -> Callable[[Registry], object]:
     """The registry answers everything so."""
     return lambda registry: registry.script("*", fault, methods=EVERY)
+
+
+def cut_manifests(registry: Registry) -> None:
+    """HEAD is not known, and every body breaks off: a short one of a manifest, too."""
+    registry.script("*", script.error(405), methods=("HEAD",))
+    registry.script("*", script.cut(10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ CASES: dict[Failure, Case] = {
         keys={"timeouts": {"headers": "50ms"}},
     ),
     Failure.SERVER_ERROR: Case("the registry itself fails", answering(script.error(500))),
+    Failure.CUT: Case("ends its answers early", lambda registry: cut_manifests(registry)),
     Failure.LEFT_ALONE: Case(
         "tried again by itself", answering(script.error(500)), keys={"breaker": {"failures": 1, "reset_after": "60s"}}
     ),
@@ -62,13 +70,11 @@ CASES: dict[Failure, Case] = {
     Failure.NOT_FOUND: Case("check the name and the tag", lambda registry: registry.untag("team/app", "1")),
     Failure.BAD_CONTENT: Case("no login page", answering(script.html())),
 }
-# Met in the middle of a body, or by a tag that is held: no cold HEAD ends so.
-ELSEWHERE = {Failure.CUT, Failure.SLOW}
 
 
 def test_every_class_is_tried() -> None:
-    """A new class of failure gets its case here."""
-    assert {*CASES, *ELSEWHERE} == set(Failure)
+    """A new class of failure gets its case here; a slow answer is one to a tag that is held."""
+    assert {*CASES, Failure.SLOW} == set(Failure)
 
 
 @pytest.mark.parametrize("failure", CASES)
@@ -98,6 +104,51 @@ async def test_a_failure_is_explained_as_a_client_meets_it(
     assert found.problem.failure == failure.value
     assert case.said in found.problem.advice
     assert status == expected(failure)
+    assert_said_once(found)
+
+
+def assert_said_once(found: Explanation) -> None:
+    """Why it fails stands in the text once, and so does each half of it."""
+    assert found.problem is not None
+    lines = found.as_text()
+    for words in (found.problem.why, found.problem.why.rpartition(": ")[2]):
+        assert sum(words in line for line in lines) == 1, lines
+
+
+async def test_an_answer_that_is_slow_is_foretold(cache_dir: Path, registry: Registry, clock: Clock) -> None:
+    """A held tag is asked for no longer than a pull would ask: what comes later than `check_within` finds it served."""
+    image = registry.add("team/app", "1", manifest(blob(500)))
+    extra = "hydrate: {image: none}\ntags: {check_within: 50ms}\n"
+    async with kept(cache_dir, registry, clock, extra) as rooms:
+        await rooms.pull(image)
+        clock.advance(3600)
+        gate = registry.hold_headers("1")
+        found = await rooms.explain.explain(f"{APP}:1")
+        reply = await rooms.proxy.ask("team/app/manifests/1")
+        gate.open()
+    assert (found.verdict, found.works, found.problem and found.problem.failure) == (Verdict.STALE, True, "slow")
+    assert (reply.status, "no answer within 0.05 s" in reply.headers["Warning"]) == (200, True)
+    assert_said_once(found)
+
+
+async def test_blobs_that_break_off_are_told(cache_dir: Path, registry: Registry) -> None:
+    """The manifest is there and all looks well: that the last body broke off is said, until one comes whole."""
+    layer = blob(200_000)
+    image = registry.add("team/app", "1", manifest(layer))
+    path = f"team/app/blobs/{layer.digest}"
+    registry.script(layer.digest, script.error(500))
+    registry.script(layer.digest, script.cut(100_000), times=1)
+    async with kept(cache_dir, registry) as rooms:
+        await rooms.proxy.ask("team/app/manifests/1")
+        with pytest.raises(ConnectionError):
+            await rooms.proxy.ask(path)
+        broken = await rooms.explain.explain(f"{APP}:1")
+        registry.heal()
+        await rooms.pull(image)
+        mended = await rooms.explain.explain(f"{APP}:1")
+    assert (broken.works, mended.works) == (True, True)
+    assert sum("its answer was cut short" in line for line in broken.as_text()) == 1
+    assert not any("cut short" in line for line in mended.as_text())
 
 
 def expected(failure: Failure) -> int:

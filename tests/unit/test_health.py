@@ -51,8 +51,8 @@ GATES = (Throttled(None, "requests", 40.0),)
 def standing(url: str = URL, circuit: str = "closed", **facts: Any) -> EndpointState:
     """An endpoint of which nothing is known but `facts`."""
     nothing: dict[str, Any] = {
-        "open_for_s": None, "next_probe_s": None, "last_fault": None, "answered_ago_s": None, "throttled": (),
-        "quotas": (),
+        "open_for_s": None, "next_probe_s": None, "last_fault": None, "last_break": None, "answered_ago_s": None,
+        "throttled": (), "quotas": (),
     }  # fmt: skip
     return EndpointState(url=url, circuit=circuit, **{**nothing, **facts})
 
