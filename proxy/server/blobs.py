@@ -6,6 +6,8 @@ of the three it is.
 
 import secrets
 import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -15,7 +17,7 @@ from proxy.oci import OCTETS, Digest, Span
 from proxy.outcome import unkept
 from proxy.pulled import BlobAnswer
 from proxy.server import respond
-from proxy.server.ranges import Plan, content_range, is_open_ended, is_ranged, plan
+from proxy.server.ranges import content_range, is_open_ended, is_ranged, plan
 from proxy.server.send import Body, Wire
 from proxy.store.threads import Threads
 
@@ -23,6 +25,21 @@ from proxy.store.threads import Threads
 # when the client has its chunk and closes. Sent over read at chunks of 8 and 4 MiB, 30 MB/s each: 1.06 and 1.15; 1.27
 # and 1.54 without, 1.15 and 1.46 with twice as much. At 10 ms of round trip it still lets 50 MB/s through a connection.
 OPEN_ENDED_BUFFER: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A blob's answer as decided: its head, and which bytes of `body` leave, each span behind its own few bytes.
+
+    `length` is in bytes, None for a body whose size nobody told. `is_open_ended`: the client will close early.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    length: int | None
+    parts: tuple[tuple[bytes, Span], ...]
+    tail: bytes
+    is_open_ended: bool
 
 
 async def send_blob(
@@ -36,20 +53,57 @@ async def send_blob(
         return respond.described(exchange, answer.size or 0, headers | respond.common_headers(member, exchange))
     size, body = await _open(request, answer)
     _tell_unkept(answer, exchange)
-    headers |= respond.common_headers(member, exchange)
-    if size is None:  # nobody told it: chunked
-        response = web.StreamResponse(headers=headers)
-        response.enable_chunked_encoding()
-        await _begin(request, response, exchange)
-        await Wire(request, response, threads, exchange).send_all(body)
-    else:
-        asked, if_range = request.headers.get(hdrs.RANGE), request.headers.get(hdrs.IF_RANGE)
-        chosen = plan(asked, if_range, headers["ETag"], size)
-        if is_open_ended(asked):
-            _hold_back(request)
-        response = await _send_plan(request, body, chosen, size, headers, threads, exchange)
-    await response.write_eof()
+    outgoing = decide(request.headers, size, headers | respond.common_headers(member, exchange))
+    response = await send_out(request, outgoing, body, threads, exchange)
     _tell_unkept(answer, exchange)  # a disk may have refused since: the log tells it
+    return response
+
+
+def decide(asked: Mapping[str, str], size: int | None, headers: Mapping[str, str]) -> Outgoing:
+    """What a GET with the request headers `asked` gets of a blob of `size` bytes, None if nobody told it. Pure.
+
+    Raises RangeUnsatisfiable or RangeInvalid.
+    """
+    range_ = asked.get(hdrs.RANGE)
+    if size is None:
+        return Outgoing(200, headers, None, (), b"", is_open_ended=False)
+    chosen = plan(range_, asked.get(hdrs.IF_RANGE), headers["ETag"], size)
+    is_short_lived = is_open_ended(range_)
+    if chosen.whole:
+        return Outgoing(200, headers, chosen.length, ((b"", chosen.spans[0]),), b"", is_short_lived)
+    if len(chosen.spans) == 1:
+        told = {**headers, "Content-Range": content_range(chosen.spans[0], size)}
+        return Outgoing(206, told, chosen.length, ((b"", chosen.spans[0]),), b"", is_short_lived)
+    boundary = secrets.token_hex(12)
+    parts = tuple((_part_head(boundary, headers["Content-Type"], span, size), span) for span in chosen.spans)
+    tail = f"\r\n--{boundary}--\r\n".encode()
+    told = {**headers, "Content-Type": f"multipart/byteranges; boundary={boundary}"}
+    return Outgoing(206, told, chosen.length + sum(len(head) for head, _ in parts) + len(tail), parts, tail, False)
+
+
+async def send_out(
+    request: web.BaseRequest, outgoing: Outgoing, body: Body, threads: Threads, exchange: Exchange
+) -> web.StreamResponse:
+    """Send an answer, head and bytes. Raises ConnectionError: the client left, or BodyDropped."""
+    if outgoing.is_open_ended:
+        _hold_back(request)
+    response = web.StreamResponse(status=outgoing.status, headers=outgoing.headers)
+    if outgoing.length is None:
+        response.enable_chunked_encoding()
+    else:
+        response.content_length = outgoing.length
+    exchange.begin(outgoing.status)
+    await response.prepare(request)
+    wire = Wire(request, response, threads, exchange)
+    if outgoing.length is None:
+        await wire.send_all(body)
+    for head, span in outgoing.parts:
+        if head:
+            await response.write(head)
+        await wire.send(body, span)
+    if outgoing.tail:
+        await response.write(outgoing.tail)
+    await response.write_eof()
     return response
 
 
@@ -74,37 +128,6 @@ async def _open(request: web.BaseRequest, answer: BlobAnswer) -> tuple[int | Non
     return size, answer.reader
 
 
-async def _send_plan(
-    request: web.BaseRequest,
-    body: Body,
-    chosen: Plan,
-    size: int,
-    headers: dict[str, str],
-    threads: Threads,
-    exchange: Exchange,
-) -> web.StreamResponse:
-    parts = [b""] * len(chosen.spans)
-    tail = b""
-    if not chosen.whole and len(chosen.spans) == 1:
-        headers["Content-Range"] = content_range(chosen.spans[0], size)
-    elif not chosen.whole:
-        boundary = secrets.token_hex(12)
-        parts = [_part_head(boundary, headers["Content-Type"], span, size) for span in chosen.spans]
-        tail = f"\r\n--{boundary}--\r\n".encode()
-        headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
-    response = web.StreamResponse(status=200 if chosen.whole else 206, headers=headers)
-    response.content_length = chosen.length + sum(map(len, parts)) + len(tail)
-    await _begin(request, response, exchange)
-    wire = Wire(request, response, threads, exchange)
-    for head, span in zip(parts, chosen.spans, strict=True):
-        if head:
-            await response.write(head)
-        await wire.send(body, span)
-    if tail:
-        await response.write(tail)
-    return response
-
-
 def _part_head(boundary: str, media_type: str, span: Span, size: int) -> bytes:
     return (
         f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: {content_range(span, size)}\r\n\r\n"
@@ -117,8 +140,3 @@ def _hold_back(request: web.BaseRequest) -> None:
     connected = None if transport is None else transport.get_extra_info("socket")
     if connected is not None and connected.family != socket.AF_UNIX:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OPEN_ENDED_BUFFER)
-
-
-async def _begin(request: web.BaseRequest, response: web.StreamResponse, exchange: Exchange) -> None:
-    exchange.begin(response.status)
-    await response.prepare(request)
