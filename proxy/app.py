@@ -18,6 +18,7 @@ from proxy.evict import Evict, MakeRoom
 from proxy.exchange import Exchange
 from proxy.grace import Grace
 from proxy.ground import Ground
+from proxy.heap import allocator, keep_small
 from proxy.holdings import Holdings
 from proxy.hydrate import Hydrate
 from proxy.listings import Listings
@@ -170,6 +171,7 @@ def _start(rooms: Rooms) -> None:
     start(rooms.capacity.run(), name="capacity: count")
     start(rooms.make_room.run(), name="evict: make room")
     start(rooms.scrub.run(), name="scrub")
+    start(keep_small(allocator(), rooms.disk.threads, rooms.world.sleep), name="heap: keep small")
 
 
 async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, world: World) -> Capacity:

@@ -16,7 +16,7 @@ LAYERS: Final = [
     "rules",
     "check current events exchange",
     "store upstream",
-    "capacity",
+    "capacity heap",
     "ground",
     "downloads grace holdings manifests missing uses",
     "listings places pulled reindex tags",

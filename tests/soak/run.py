@@ -32,9 +32,7 @@ PAUSE_S: Final = (0.0, 0.3)  # between two pulls of one client
 LAST_LIFE: Final = 0.35  # of the time: no restart any more, so that what grows is seen to grow
 WARM: Final = 0.3  # of the last life, until memory is looked at first
 MEMORY_GROWTH: Final = 24 * MIB
-MEMORY_GROWTH_SMALL: Final = (
-    72 * MIB
-)  # what passes by is in memory, 4 MiB for each transfer: a warm server has had most
+LOWS: Final = 5  # of the last life, told
 FILES_GROWTH: Final = 32  # connections that are kept
 SETTLE_S: Final = 30.0
 WORST_MAX: Final = 20  # faults that are told in full
@@ -62,6 +60,7 @@ class Report:
     probes: int = 0
     jobs_left: int = 0
     footprints: list[Footprint] = field(default_factory=list)
+    resident: list[int] = field(default_factory=list)  # bytes, once a second from the first footprint to the last
     disk_bytes: int = 0
     most_disk_bytes: int = 0  # seen while it ran, if there was a cap
     content_bytes: int = 0
@@ -70,13 +69,21 @@ class Report:
     def fault(self, words: str) -> None:
         self.faults.append(words)
 
+    def lows(self, parts: int) -> list[int]:
+        """The least memory in each of so many equal parts of the last life: what a crowd needs for a moment comes and
+        goes, what leaks stays.
+        """
+        count = len(self.resident)
+        return [min(self.resident[part * count // parts : (part + 1) * count // parts]) for part in range(parts)]
+
     def __str__(self) -> str:
         first, last = self.footprints[0], self.footprints[-1]
+        lows = ", ".join(f"{low / MIB:.1f}" for low in self.lows(LOWS))
         lines = [
             f"seed {self.seed}: {sum(self.pulls.values())} pulls ({_counted(self.pulls)}), "
             f"{sum(self.excused.values())} failed in trouble ({_counted(self.excused)}), "
             f"{self.restarts} restarts, {self.probes} probes, {self.jobs_left} hydrations left for later",
-            f"last life: memory {first.resident_bytes / MIB:.1f} -> {last.resident_bytes / MIB:.1f} MiB, descriptors "
+            f"last life: memory at its lowest {lows} MiB, at most {max(self.resident) / MIB:.1f} MiB; descriptors "
             f"{first.files} -> {last.files}, threads {first.threads} -> {last.threads}; disk "
             f"{self.disk_bytes / MIB:.1f} MiB for {self.content_bytes / MIB:.1f} MiB of content"
             + (f", at most {self.most_disk_bytes / MIB:.1f} MiB" if self.most_disk_bytes else ""),
@@ -102,6 +109,16 @@ class Soak:
 
     async def run(self, seconds: float) -> Report:
         """Soak for so long, settle, and judge."""
+        watching = asyncio.ensure_future(self._watch())
+        try:
+            await self._trouble_for(seconds)
+            await self._settle()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        return self.report
+
+    async def _trouble_for(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         clients = [self._client(number) for number in range(AT_ONCE)]
@@ -127,8 +144,6 @@ class Soak:
             for one in (*running, lives):
                 one.cancel()
             await asyncio.gather(*running, lives, return_exceptions=True)
-        await self._settle()
-        return self.report
 
     async def _until(self, moment: float, running: "Sequence[asyncio.Future[None]]") -> None:
         """Wait until then; an actor that ends before has failed, and its error is raised."""
@@ -218,6 +233,13 @@ class Soak:
         ):
             return got.status
 
+    async def _watch(self) -> None:
+        """How much memory it takes, from the first footprint on."""
+        while True:
+            await asyncio.sleep(1.0)
+            if self.report.footprints and self.cistern.pid is not None:
+                self.report.resident.append((await asyncio.to_thread(Footprint.of, self.cistern.pid)).resident_bytes)
+
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(30.0)
@@ -234,9 +256,9 @@ class Soak:
         self.report.jobs_left = int(await self._metric("cistern_hydrations_queued"))
         await self._look()
         first, last = self.report.footprints[0], self.report.footprints[-1]
-        growth = MEMORY_GROWTH if self._max_size is None else MEMORY_GROWTH_SMALL
-        if last.resident_bytes > first.resident_bytes + growth:
-            self.report.fault(f"memory grew from {first.resident_bytes} to {last.resident_bytes} bytes")
+        before, after = self.report.lows(2)
+        if after > before + MEMORY_GROWTH:
+            self.report.fault(f"memory grew from {before} to {after} bytes at its lowest")
         if last.files > first.files + FILES_GROWTH:
             self.report.fault(f"open descriptors grew from {first.files} to {last.files}")
         self.report.restarts = sum(period.kind in AWAY for period in self.weather.periods)

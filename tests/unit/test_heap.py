@@ -1,0 +1,73 @@
+"""Memory that a crowd left behind goes back to the system."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+
+import pytest
+
+from proxy.heap import LOOK_EVERY_S, SLACK, allocator, keep_small
+from proxy.store.threads import Threads
+from tests.support.leaks import Footprint
+
+MIB = 1 << 20
+
+
+def test_what_buffers_leave_between_small_things_is_given_back() -> None:
+    """The small ones live on, and hold no more pages than their own."""
+    heap = allocator()
+    assert heap is not None, "this suite runs on glibc"
+    heap.trim()
+    before = heap.free_bytes()
+    del (first := [bytes(2 * MIB)])[:]  # freed once, buffers of this size come from the heap from then on
+    kept, buffers = [first], []
+    for number in range(32):
+        buffers.append(b"b" * MIB)
+        kept.append([bytes(64 * 1024 + number)])  # larger than any hole from before
+    buffers.clear()
+    assert heap.free_bytes() - before > 24 * MIB
+    held = Footprint.of(os.getpid()).resident_bytes
+    heap.trim()
+    assert held - Footprint.of(os.getpid()).resident_bytes > 24 * MIB
+    assert len(kept) == 33
+
+
+@dataclass
+class Fake:
+    """An allocator with so much free."""
+
+    free: int
+    trims: int = 0
+
+    def free_bytes(self) -> int:
+        return self.free
+
+    def trim(self) -> None:
+        self.trims += 1
+        self.free = 0
+
+
+@pytest.mark.parametrize(("free", "trims"), [(SLACK, 0), (SLACK + 1, 1)])
+async def test_only_what_is_beyond_the_slack_is_worth_it(free: int, trims: int) -> None:
+    """Looked at every few seconds; what the next buffers will need anyway stays."""
+    heap, slept = Fake(free), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise asyncio.CancelledError
+
+    async with Threads() as threads:
+        with pytest.raises(asyncio.CancelledError):
+            await keep_small(heap, threads, sleep)
+    assert (heap.trims, slept) == (trims, [LOOK_EVERY_S] * 3)
+
+
+async def test_another_c_library_is_left_alone() -> None:
+    """Nothing is looked at, and nothing runs."""
+
+    async def sleep(seconds: float) -> None:
+        raise AssertionError(seconds)
+
+    async with Threads() as threads:
+        await keep_small(None, threads, sleep)
