@@ -126,6 +126,7 @@ class Failure(enum.Enum):
     SERVER_ERROR = "server_error"
     CUT = "cut"
     LEFT_ALONE = "left_alone"
+    BUSY = "busy"
     THROTTLED = "throttled"
     DENIED = "denied"
     CREDENTIAL_REFUSED = "credential_refused"

@@ -115,6 +115,13 @@ def _left_alone(error: CisternError, route: Route) -> str:
     return f"it is tried again by itself{_when(error)}; see its last error above. {_connect(error, route)}"
 
 
+def _busy(error: CisternError, route: Route) -> str:
+    return (
+        f"try again{_when(error)}; blobs of {route.source.upstream} are under way in all of them: is it slow, or are"
+        f" {_key(route)}.max_connections too few?"
+    )
+
+
 def _throttled(error: CisternError, route: Route) -> str:
     pulls = isinstance(error, UpstreamThrottled) and error.is_pull_limit
     what = "; tags are still checked and blobs still flow" if pulls else ""
@@ -168,6 +175,7 @@ ADVICE: Final[dict[Failure, Callable[[CisternError, Route], str]]] = {
     Failure.SERVER_ERROR: _server_error,
     Failure.CUT: _cut,
     Failure.LEFT_ALONE: _left_alone,
+    Failure.BUSY: _busy,
     Failure.THROTTLED: _throttled,
     Failure.DENIED: _denied,
     Failure.CREDENTIAL_REFUSED: _credential_refused,

@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,7 +29,7 @@ from proxy.upstream.credentials import Credentials
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.prober import Prober
 from proxy.upstream.session import BLOB, Wire
-from proxy.upstream.slots import Slots
+from proxy.upstream.slots import NoSlot, Slots
 from proxy.upstream.standing import Body, Standing
 from proxy.upstream.token import Tokens
 from proxy.upstream.trust import same_origin
@@ -37,6 +37,7 @@ from proxy.upstream.trust import same_origin
 ERROR_BODY_MAX: Final = 64 * 1024
 REFUSAL_BODY_S: Final = 1.0
 STORAGE_WAIT_S: Final = 5.0  # told when storage refuses a URL that is new: no retry at once makes that better
+BUSY_S: Final = 5.0  # told when all connections are in use
 AUTHORITIES_MAX: Final = 64
 NAMED: Final = re.compile(r"(.+)/(?:manifests|blobs|tags|referrers)/[^/]+")
 NOT_A_REGISTRY: Final = "not_a_registry"
@@ -129,7 +130,7 @@ class Endpoint:
         if ask.priority is Priority.BACKGROUND and not ask.is_urgent():
             self.standing.hold_back(ask.credentials, self._background.quota_reserve)
         self.standing.refuse_left_alone()
-        async with self.slots.hold(ask.priority):
+        async with self._slot(ask):
             answer = await self._travel(ask)
             try:
                 if ask.method == "GET" and not answer.is_home and answer.status in URL_EXPIRED:
@@ -139,6 +140,20 @@ class Endpoint:
                 yield answer
             finally:
                 answer.close()
+
+    @asynccontextmanager
+    async def _slot(self, ask: Ask) -> AsyncIterator[None]:
+        """Hold a slot; raises UpstreamUnavailable if none is free for a client within the time for headers."""
+        is_body, within_s = ask.kind == BLOB and ask.method == "GET", self.wire.settings.timeouts.headers_s
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(
+                    self.slots.hold(ask.priority, is_body=is_body, within_s=within_s, is_urgent=ask.is_urgent)
+                )
+            except NoSlot:
+                why = f"all connections that it may have are in use ({self.slots.limit}), and none was free in time"
+                raise UpstreamUnavailable(self.upstream, why, BUSY_S, failure=Failure.BUSY) from None
+            yield
 
     def _pace(self, ask: Ask) -> Pace | None:
         background = self._background.bandwidth if ask.priority is Priority.BACKGROUND else None

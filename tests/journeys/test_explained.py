@@ -23,6 +23,7 @@ from tests.support.wire import Fault
 APP = f"{UPSTREAM}/team/app"
 PASSWORD = "OPS_TEST_PASSWORD"
 SET = f"credentials: {{team: {{username: me, password: {{env: {PASSWORD}}}}}}}\n"
+LAYER = blob(500_000)
 LOGIN = {"credentials": "team", "allow_insecure_credentials": True}
 EVERY = ("GET", "HEAD")
 
@@ -63,6 +64,11 @@ CASES: dict[Failure, Case] = {
     Failure.LEFT_ALONE: Case(
         "tried again by itself", answering(script.error(500)), keys={"breaker": {"failures": 1, "reset_after": "60s"}}
     ),
+    Failure.BUSY: Case(
+        "blobs of origin.test are under way in all of them",
+        lambda registry: registry.hold(LAYER.digest, after_bytes=10),
+        keys={"max_connections": 1, "timeouts": {"headers": "50ms"}},
+    ),
     Failure.THROTTLED: Case("it may be asked again in", answering(script.throttle("30"))),
     Failure.DENIED: Case("upstreams.origin.test.credentials", answering(script.error(403, "DENIED"))),
     Failure.CREDENTIAL_REFUSED: Case("whether they have expired", keys=LOGIN, extra=SET),
@@ -83,7 +89,7 @@ async def test_a_failure_is_explained_as_a_client_meets_it(
 ) -> None:
     """The class, what to do, and the status of a pull: all three tell of the same thing."""
     case = CASES[failure]
-    registry.add("team/app", "1", manifest(blob(500)))
+    registry.add("team/app", "1", manifest(LAYER))
     monkeypatch.delenv(PASSWORD, raising=False)
     async with Realm() as realm:
         if failure is Failure.CREDENTIAL_REFUSED:
@@ -95,10 +101,15 @@ async def test_a_failure_is_explained_as_a_client_meets_it(
         text = config_text(cache_dir, case.url(registry), case.extra, proxy="none", **case.keys)
         async with running(text, resolver=Names()) as proxy:
             rooms = Kept.over(proxy)
+            busy = await proxy.start_pull(LAYER) if failure is Failure.BUSY else None
+            if busy is not None:
+                await busy.read(1)
             if failure is Failure.LEFT_ALONE:
                 assert (await proxy.ask("team/app/manifests/1")).status == 503
             found = await rooms.explain.explain(f"{APP}:1")
             status = (await proxy.ask("team/app/manifests/1")).status
+            if busy is not None:
+                await busy.leave()
     assert found.verdict is Verdict.FAILS
     assert found.problem is not None
     assert found.problem.failure == failure.value

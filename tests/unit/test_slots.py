@@ -3,15 +3,19 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from proxy.tasks import Tasks
 from proxy.upstream.base import Priority
-from proxy.upstream.slots import Slots
+from proxy.upstream.slots import NoSlot, Slots
 
 CLIENT, BACKGROUND = Priority.CLIENT, Priority.BACKGROUND
 
 
-async def waiter(slots: Slots, priority: Priority, release: asyncio.Event, order: list[Priority]) -> None:
-    async with slots.hold(priority):
+async def waiter(
+    slots: Slots, priority: Priority, release: asyncio.Event, order: list[Priority], is_body: bool = False
+) -> None:
+    async with slots.hold(priority, is_body=is_body):
         order.append(priority)
         await release.wait()
 
@@ -45,7 +49,7 @@ async def test_a_freed_slot_goes_to_a_waiting_client_first() -> None:
     release, order = asyncio.Event(), list[Priority]()
     async with Tasks() as tasks:
         slots = Slots(1)
-        async with slots.hold(CLIENT):
+        async with slots.hold(CLIENT, is_body=False):
             tasks.start(waiter(slots, BACKGROUND, release, order), name="background")
             await turn()
             tasks.start(waiter(slots, CLIENT, release, order), name="client")
@@ -65,7 +69,7 @@ async def test_a_waiter_who_leaves_loses_no_slot() -> None:
         slots = Slots(1)
         for leaves_late in (False, True):
             async with AsyncExitStack() as stack:
-                await stack.enter_async_context(slots.hold(CLIENT))
+                await stack.enter_async_context(slots.hold(CLIENT, is_body=False))
                 leaver = tasks.start(waiter(slots, CLIENT, release, order), name="leaver")
                 await turn()
                 if not leaves_late:
@@ -79,3 +83,58 @@ async def test_a_waiter_who_leaves_loses_no_slot() -> None:
         tasks.start(waiter(slots, BACKGROUND, release, order), name="next")
         await turn()
         assert order == [BACKGROUND]
+
+
+@pytest.mark.parametrize(("limit", "bodies"), [(64, 56), (8, 7), (2, 1)])
+async def test_what_is_short_never_waits_behind_bodies(limit: int, bodies: int) -> None:
+    """As many bodies as may be leave a slot for a manifest, and a background one more for a client's body."""
+    release, order = asyncio.Event(), list[Priority]()
+    async with Tasks() as tasks:
+        slots = Slots(limit)
+        for _ in range(limit):
+            tasks.start(waiter(slots, BACKGROUND, release, order, is_body=True), name="behind")
+        await turn()
+        behind = slots.used
+        assert behind == max(1, min(limit * 3 // 4, bodies - 1))
+        for _ in range(limit):
+            tasks.start(waiter(slots, CLIENT, release, order, is_body=True), name="body")
+        await turn()
+        assert (slots.used, slots.waiting(CLIENT)) == (bodies, limit - (bodies - behind))
+        async with slots.hold(CLIENT, is_body=False):
+            assert slots.used == bodies + 1
+        release.set()
+        await turn()
+        assert (slots.used, len(order)) == (0, 2 * limit)
+
+
+async def test_a_client_waits_for_a_slot_as_long_as_it_said() -> None:
+    """Then it is told; the queue has forgotten it."""
+    slots = Slots(1)
+    async with slots.hold(CLIENT, is_body=True):
+        with pytest.raises(NoSlot):
+            async with slots.hold(CLIENT, is_body=False, within_s=0.0):
+                raise AssertionError("the only slot is held")
+        assert (slots.used, slots.waiting(CLIENT)) == (1, 0)
+    assert slots.used == 0
+
+
+async def test_background_that_has_become_urgent_is_a_client() -> None:
+    """A client joined it while it waited: the share that is kept for clients is its own now."""
+    release, order, urgent = asyncio.Event(), list[Priority](), asyncio.Event()
+    async with Tasks() as tasks:
+        slots = Slots(8)
+        for _ in range(6):
+            tasks.start(waiter(slots, BACKGROUND, release, order, is_body=True), name="behind")
+        await turn()
+
+        async def joined() -> None:
+            async with slots.hold(BACKGROUND, is_body=True, is_urgent=urgent.is_set):
+                assert slots.used == 7
+
+        promoted = tasks.start(joined(), name="joined")
+        await turn()
+        assert slots.waiting(BACKGROUND) == 1
+        urgent.set()
+        await promoted
+        assert (slots.used, slots.waiting(BACKGROUND)) == (6, 0)
+        release.set()

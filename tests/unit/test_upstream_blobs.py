@@ -228,7 +228,7 @@ async def test_a_second_endpoint_serves_the_blob() -> None:
 
 
 async def test_background_leaves_room_for_clients() -> None:
-    """With four connections background holds three; a client's manifest goes through meanwhile."""
+    """With eight connections background holds six; a client's manifest goes through meanwhile."""
     gate, started = asyncio.Event(), asyncio.Semaphore(0)
 
     def serve(asked: Asked) -> Reply:
@@ -239,17 +239,17 @@ async def test_background_leaves_room_for_clients() -> None:
 
     async with (
         Peer(serve) as registry,
-        clients(config(registry.url(), max_connections=4)) as upstreams,
+        clients(config(registry.url(), max_connections=8)) as upstreams,
         Tasks() as tasks,
     ):
         endpoint = upstreams.endpoints(NAME)[0]
-        pulls = [tasks.start(receive(upstreams, DIGEST, priority=Priority.BACKGROUND), name="pull") for _ in range(5)]
-        for _ in range(3):
+        pulls = [tasks.start(receive(upstreams, DIGEST, priority=Priority.BACKGROUND), name="pull") for _ in range(8)]
+        for _ in range(6):
             await started.acquire()
-        assert (endpoint.slots.used, endpoint.slots.waiting(Priority.BACKGROUND)) == (3, 2)
+        assert (endpoint.slots.used, endpoint.slots.waiting(Priority.BACKGROUND)) == (6, 2)
         assert (await upstreams.get_manifest(source(), "1")).body == b"{}"
         gate.set()
-        assert [await pull for pull in pulls] == [BLOB] * 5
+        assert [await pull for pull in pulls] == [BLOB] * 8
         assert endpoint.slots.used == 0
 
 
