@@ -46,6 +46,7 @@ class Downloads:
         self._max_ranges = max_ranges
         self._lessons = Lessons()
         self._running: dict[Digest, Transfer] = {}
+        self._replaced: set[Transfer] = set()  # those that run on for their readers, out of the table
         # Two misses that do not overlap would otherwise fetch twice (groupcache explains it in `load`). Who asks has
         # just looked in the store: only what was stored since has to be looked for again, which spares a disk job.
         self._stored_lately: LRUCache[Digest, None] = LRUCache(STORED_LATELY)
@@ -86,17 +87,19 @@ class Downloads:
         await self._enter(digest, origin).finished()
 
     def forbid(self, digest: Digest, error: CisternError) -> None:
-        """End the transfer of `digest`, if one runs, for all who read it; nothing of it is kept."""
-        transfer = self._running.get(digest)
-        if transfer is not None and transfer.work is not None:
-            transfer.forbidden = error
-            transfer.work.cancel()
-            for reader in transfer.readers:
-                reader.drop(error)
+        """End every transfer of `digest` for all who read it; nothing of it is kept."""
+        for transfer in (*self._replaced, *self._running.values()):
+            if transfer.digest == digest and transfer.work is not None:
+                transfer.forbidden = error
+                transfer.work.cancel()
+                for reader in transfer.readers:
+                    reader.drop(error)
 
     def _enter(self, digest: Digest, origin: Origin) -> Transfer:
         transfer = self._running.get(digest)
         if transfer is None or transfer.is_past:  # who comes too late for one that is not kept begins the next one
+            if transfer is not None:
+                self._replaced.add(transfer)
             transfer = self._running[digest] = Transfer(digest, origin, self._calm)
             transfer.work = self._ground.tasks.start(self._run(transfer), name=f"transfer {digest}")
         else:
@@ -122,6 +125,7 @@ class Downloads:
         finally:
             if self._running.get(transfer.digest) is transfer:
                 del self._running[transfer.digest]
+            self._replaced.discard(transfer)
             transfer.end(error)
             self._calm.ring()
             if error is not None and transfer.unkept is None:
@@ -161,10 +165,10 @@ class Downloads:
         another transfer's, and its blocks once nobody reads it.
         """
         ground, name, part = self._ground, part_path(self._ground.parts, transfer.digest).name, None
-        await ground.capacity.took_part(name)
         left, refusal = True, None
         try:
             try:
+                await ground.capacity.took_part(name)
                 part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks, ground.files)
                 part.allotment = allotment
                 fill = Fill(ground, part, transfer, self._turns, limit, self._crew)

@@ -21,7 +21,7 @@ from proxy.downloads.part import discard, part_path
 from proxy.downloads.passing import Pass, Promoted
 from proxy.downloads.ring import Hasher, Ring, ring_size
 from proxy.downloads.transfer import Origin, Reader, Transfer
-from proxy.errors import CisternError, NotKept, TransferFailed, UpstreamDenied, UpstreamNotFound
+from proxy.errors import CisternError, NotKept, TransferFailed, UpstreamDenied, UpstreamFault, UpstreamNotFound
 from proxy.events import NotStored
 from proxy.ground import Ground
 from proxy.ledger import Claim
@@ -82,8 +82,12 @@ class Unkept:
         transfer.unkept = UNDECIDED
         passing = self._pass(transfer, Beginning(0, transfer.digest.hasher()), limit)
         passing.claim = claim
-        with suppress(Promoted):
-            await self._run(transfer, passing, limit)
+        try:
+            with suppress(Promoted):
+                await self._run(transfer, passing, limit)
+        except (UpstreamFault, asyncio.CancelledError):
+            transfer.unkept = None  # the room tells of it: it is not for want of room
+            raise
         shared = transfer.passing or passing
         refused = await self._settle(transfer, shared.ring, claim) if shared.ring.is_whole else refusal
         if refused is None:
@@ -121,8 +125,8 @@ class Unkept:
             except NotKept as refused:
                 return refused
         is_left = True
-        await capacity.took_part(path.name)
         try:
+            await capacity.took_part(path.name)
             await self._ground.threads.disk(_write_ring, path, [piece.data for piece in ring.pieces])
             is_left = False
         except OSError as refused:

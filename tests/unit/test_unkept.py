@@ -15,7 +15,7 @@ from proxy.capacity.base import Unbounded
 from proxy.downloads.part import part_path
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Reader
-from proxy.errors import NotKept
+from proxy.errors import BlobUnknown, Denied, NotKept, TransferFailed, UpstreamNotFound
 from proxy.events import Events, NotStored
 from proxy.ground import Ground
 from proxy.ledger import Claim, Ledger
@@ -54,6 +54,7 @@ class Scripted(OneBlob):
     gates: dict[tuple[int, int], Gate] = field(default_factory=dict)
     lies_in: int = 0  # the number of the request whose bytes are wrong behind its gate
     tells_size: bool = True
+    fails_in: int = 0  # the number of the request that finds nothing
 
     @asynccontextmanager
     async def get_blob(
@@ -67,6 +68,8 @@ class Scripted(OneBlob):
         is_urgent: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[BlobBody]:
         self.asked.append(offset)
+        if len(self.asked) == self.fails_in:
+            raise UpstreamNotFound(source.upstream, "it does not have this")
         size = self.wanted.size if self.tells_size else None
         yield BlobBody(offset, size, self._answer(len(self.asked), offset), "memory")
 
@@ -90,6 +93,7 @@ class Room(Unbounded):
         self.is_full = True
         self.most = 1 << 40
         self.filled: list[str] = []
+        self.taking: Gate | None = None
 
     def claim(self, size: int, *, small: bool = False) -> Claim:
         if self.is_full:
@@ -108,6 +112,8 @@ class Room(Unbounded):
     async def took_part(self, name: str) -> None:
         if name not in self.filled:
             self.filled.append(name)
+        if self.taking is not None:
+            await self.taking.stand()
 
     def left_part(self, name: str) -> None:
         self.filled.remove(name)
@@ -337,3 +343,45 @@ async def test_a_body_of_unknown_size_that_the_disk_refuses_is_asked_for_once_mo
     reader.close()
     await world.downloads.idle()
     assert world.upstream.asked == [0, 2 * MIB]
+
+
+async def test_an_upstream_that_has_it_not_is_told_while_room_is_awaited(world: World) -> None:
+    """Whoever remembers what is missing hears of it: nobody knows yet whether it would have been kept."""
+    world.upstream.fails_in = 1
+    reader = world.join()
+    with pytest.raises(BlobUnknown):
+        await reader.opened()
+    reader.close()
+    await world.downloads.idle()
+    assert [(event.reason, event.source) for event in world.told] == [("blob_unknown", ORIGIN.source)]
+
+
+async def test_a_digest_is_forbidden_for_those_too_who_came_before(world: World) -> None:
+    """A body that passes by and whose beginning is gone left the table to the next transfer: it ends as well."""
+    world.room.most = 0
+    world.room.granted.free.set()
+    for number in (1, 2):
+        world.upstream.gates[number, 5 * MIB] = Gate()
+    first = world.join()
+    assert len(await world.read(first, 5 * MIB)) == 5 * MIB
+    before = world.downloads.find(world.upstream.wanted.digest)
+    second = world.join()
+    assert world.downloads.find(world.upstream.wanted.digest) is not before
+    assert len(await world.read(second, 5 * MIB)) == 5 * MIB
+    world.downloads.forbid(world.upstream.wanted.digest, Denied("it is on the block list"))
+    for reader in (first, second):
+        with pytest.raises((Denied, TransferFailed), match="on the block list"):
+            await reader.ready(5 * MIB)
+        reader.close()
+    await world.downloads.idle()
+
+
+async def test_a_part_that_was_just_taken_is_left_when_its_transfer_ends(world: World) -> None:
+    """Ended while the name is waited for: it counts as filled no longer."""
+    world.room.is_full, world.room.taking = False, Gate()
+    reader = world.join()
+    await world.room.taking.reached.wait()
+    world.downloads.forbid(world.upstream.wanted.digest, Denied("it is on the block list"))
+    await world.downloads.idle()
+    reader.close()
+    assert world.room.filled == []
