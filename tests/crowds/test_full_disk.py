@@ -41,15 +41,6 @@ async def proxied(disk: Volume, registry: Registry, clock: Clock, keys: str = BI
         yield proxy
 
 
-def fill(disk: Volume, leave: int) -> Path:
-    """Somebody else fills the disk up to `leave` bytes."""
-    room = os.statvfs(disk.root)
-    path = disk.root / "others"
-    with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - leave)
-    return path
-
-
 def take_every_inode(folder: Path) -> None:
     for number in range(100_000):
         (folder / str(number)).touch()
@@ -66,7 +57,8 @@ async def test_a_disk_that_others_fill_in_mid_transfer(disk: Volume, registry: R
         gate = registry.hold(wanted.digest, after_bytes=2 * MIB, times=1)
         pulls = [await proxy.start_pull(wanted, **({"Range": f"bytes={at}-"} if at else {})) for at in (0, 0, 4 * MIB)]
         await gate.reached()
-        others = fill(disk, MIB)
+        others = disk.root / "others"
+        disk.fill(others, MIB)
         gate.open()
         bodies = await asyncio.gather(*(pulling.rest() for pulling in pulls))
         assert bodies == [wanted.data, wanted.data, wanted.data[4 * MIB :]]
@@ -93,7 +85,7 @@ async def test_what_is_kept_free_is_left_to_others(disk: Volume, registry: Regis
             await rooms.pull(image, str(number))
             clock.advance(900)
         assert {number for number, image in enumerate(images, 1) if rooms.has(image.layers[0].digest)} == {1, 2}
-        fill(disk, 5 * MIB)
+        disk.fill(disk.root / "others", 5 * MIB)
         clock.advance(900)
         await proxy.rooms.capacity.look()
         await rooms.pull(images[2], "3")

@@ -17,7 +17,7 @@ import yaml
 from proxy.oci import Digest
 from tests.support.clients import hashed
 from tests.support.images import Image
-from tests.support.process import Outcome, Server, run
+from tests.support.process import Outcome, Server, Spawn, run, spawned
 
 READY = re.compile(r"cistern ready registry=(?P<registry>\S+) admin=(?P<admin>\S+) control=unix:(?P<control>\S+)")
 CISTERN = (sys.executable, "-m", "proxy.cli")
@@ -40,7 +40,7 @@ class CisternProcess:
         self.cache_dir = home / "cache"
         self.registry_url = self.admin_url = ""
         self.control = Path()
-        self.prefix: list[str] = []  # words before the command: another program that runs it
+        self.spawn: Spawn = spawned
         self._args = list(args)
         self._env = {"PYTHONPATH": str(ROOT), **(env or {})}
         self._server: Server | None = None
@@ -69,11 +69,12 @@ class CisternProcess:
         admin = self.admin_url.partition("://")[2] or "127.0.0.1:0"
         server = Server(
             [
-                *self.prefix, *CISTERN, "serve", "--config", self.config_path, "--cache-dir", self.cache_dir,
+                *CISTERN, "serve", "--config", self.config_path, "--cache-dir", self.cache_dir,
                 "--listen", listen, "--admin", admin, "--log-format", "json", *self._args,
             ],
             env=self._env,
             cwd=self.home,
+            spawn=self.spawn,
         )  # fmt: skip
         line = await asyncio.to_thread(server.ready, lambda line: READY.match(line) is not None, timeout_s=timeout_s)
         match = READY.match(line)

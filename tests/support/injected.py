@@ -3,14 +3,16 @@
 strace counts calls by thread, so "the N-th" is the first thread that comes to N.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from proxy.oci import HEX_LENGTH
 from proxy.store.directory import FILES, FOLDERS
-from tests.support.cistern import CisternProcess, stored_path
+from tests.support.cistern import CISTERN, CisternProcess, stored_path
 from tests.support.images import Blob
+from tests.support.nursery import Nursery
+from tests.support.process import Environment, Process
 
 CALLS = {
     "write": "write,pwrite64,pwritev,pwritev2",
@@ -27,12 +29,18 @@ PUTS = 8  # manifests put in one life, at most
 
 
 class InjectedCistern(CisternProcess):
-    """Under strace while `inject` is set; the next start after `heal` is an untouched one."""
+    """Born in a nursery, and under strace while `inject` is set; the next start after `heal` is an untouched one."""
 
-    def __init__(self, home: Path, config: Mapping[str, Any], content: Iterable[Blob]) -> None:
+    def __init__(self, nursery: Nursery, home: Path, config: Mapping[str, Any], content: Iterable[Blob]) -> None:
         super().__init__(home, config)
         self.trace = home / "trace"
+        self.spawn = self._born
+        self._nursery = nursery
+        self._tracer: list[str] = []
         self._content = tuple(content)
+
+    def _born(self, command: Sequence[str], env: Environment | None, cwd: Path | None) -> Process:
+        return self._nursery.launch(command[len(CISTERN) :], self._tracer, env=env, cwd=cwd)
 
     def inject(self, calls: str, fault: str, when: int, *, sticky: bool = False) -> None:
         """From the next start on: the `when`-th call of a kind meets a fault, and with `sticky` all later ones too.
@@ -43,10 +51,10 @@ class InjectedCistern(CisternProcess):
         paths = [word for path in named for word in ("-P", str(path))]
         rule = f"inject={CALLS[calls]}:{FAULTS[fault]}:when={when}{'+' if sticky else ''}"
         traced = f"trace={CALLS[calls]}"
-        self.prefix = ["strace", "-D", "-f", "-qq", "-o", str(self.trace), *paths, "-e", traced, "-e", rule]
+        self._tracer = ["strace", "-f", "-qq", "-o", str(self.trace), *paths, "-e", traced, "-e", rule]
 
     def heal(self) -> None:
-        self.prefix = []
+        self._tracer = []
 
     @property
     def was_hit(self) -> bool:

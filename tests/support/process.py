@@ -15,29 +15,57 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Protocol
 
 Environment = Mapping[str, str]
+
+
+class Process(Protocol):
+    """What is needed of a `subprocess.Popen`; both streams are in `stdout`, and it leads a process group."""
+
+    stdout: IO[bytes] | None
+    returncode: int | None
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+Spawn = Callable[[Sequence[str], Environment | None, Path | None], Process]
+
+
+def spawned(command: Sequence[str], env: Environment | None, cwd: Path | None) -> Process:
+    """A child in the ordinary way."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(env),
+        cwd=cwd,
+        start_new_session=True,
+    )
 
 
 class Server:
     """A running server; its output lines (both streams) are collected by a thread. `stop` is idempotent."""
 
     def __init__(
-        self, command: Sequence[str | Path], *, env: Environment | None = None, cwd: Path | None = None
+        self,
+        command: Sequence[str | Path],
+        *,
+        env: Environment | None = None,
+        cwd: Path | None = None,
+        spawn: Spawn = spawned,
     ) -> None:
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self.command = [str(word) for word in command]
-        self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
+        self._process = spawn(self.command, env, cwd)
         self._reader = threading.Thread(target=self._read, name=f"output of {self.command[0]}", daemon=True)
         self._reader.start()
         atexit.register(self.stop, signal.SIGKILL)  # a run that is broken off leaves no server behind
@@ -77,7 +105,8 @@ class Server:
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the server itself; nothing if it has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended, and its parent has not told yet
+                os.kill(self.pid, number)
 
     def wait(self, timeout_s: float = 10.0) -> int:
         """Block until it has ended; its exit code."""
@@ -94,6 +123,7 @@ class Server:
             self.send(signal.SIGKILL)
             self._process.wait()
         self._close()
+        assert self._process.returncode is not None
         return self._process.returncode
 
     def _close(self) -> None:

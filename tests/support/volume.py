@@ -1,5 +1,6 @@
 """A small file system of a test's own, with so many bytes and files; and folders that turn read-only."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,12 @@ class Volume:
     """A mounted tmpfs."""
 
     root: Path
+
+    def fill(self, path: Path, leave: int) -> None:
+        """Somebody else takes all but `leave` bytes, with one file at `path`."""
+        room = os.statvfs(self.root)
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - leave)
 
 
 @contextmanager
