@@ -21,6 +21,7 @@ from proxy.ground import Ground
 from proxy.heap import allocator, keep_small
 from proxy.holdings import Holdings
 from proxy.hydrate import Hydrate
+from proxy.keyring import Keyring
 from proxy.listings import Listings
 from proxy.log import logger
 from proxy.manifests import Manifests
@@ -28,7 +29,11 @@ from proxy.oci import Digest
 from proxy.pull import Pull
 from proxy.reindex import keep_indexed
 from proxy.rules import Rules
-from proxy.server.registry import Probes, Registry
+from proxy.server.carrier import Carrier
+from proxy.server.data import Data
+from proxy.server.probes import Probes
+from proxy.server.registry import Registry
+from proxy.signing import Keys
 from proxy.store.filesystem import Filesystem
 from proxy.store.opened import Disk, open_disk
 from proxy.tags import Tags
@@ -78,6 +83,8 @@ class Rooms:
     scrub: Scrub
     grace: Grace
     ground: Ground
+    keys: Keys
+    carrier: Carrier
     world: World
 
     @property
@@ -139,6 +146,8 @@ async def open_rooms(config: Config, world: World | None = None) -> AsyncIterato
             *_checks(disk, ground, pull, manifests, current),
             grace,
             ground,
+            await _keys(config, disk, events, tasks, world),
+            Carrier(config.registry.name, pull, disk.threads),
             world,
         )
         _start(rooms)
@@ -194,6 +203,14 @@ def _checks(disk: Disk, ground: Ground, pull: Pull, manifests: Manifests, curren
     return Verify(ground, mend), Scrub(ground, disk.seals, lambda: _pace(current.config.cache.scrub), mend)
 
 
+async def _keys(config: Config, disk: Disk, events: Events, tasks: Tasks, world: World) -> Keys:
+    """The keys of the data address, kept as the configuration has them."""
+    keyring = Keyring(Keys(world.clock), disk.directory.root, disk.threads, disk.files, world.environ)
+    await keyring.take(config)
+    keyring.listen(events, tasks)
+    return keyring.keys
+
+
 def _pace(scrub: ScrubConfig) -> Pace:
     return Pace(scrub.every_s, math.inf if scrub.max_bandwidth is None else scrub.max_bandwidth)
 
@@ -237,6 +254,12 @@ def registry_of(rooms: Rooms, probes: Probes, observe: Callable[[Exchange], None
         rooms.pull,
         rooms.listings,
         probes,
-        rooms.disk.threads,
+        rooms.carrier,
+        rooms.keys,
         observe=observe,
     )
+
+
+def data_of(rooms: Rooms, probes: Probes, observe: Callable[[Exchange], None]) -> Data:
+    """The data address's handler over the rooms."""
+    return Data(lambda: rooms.rules, probes, rooms.carrier, rooms.keys, observe=observe)

@@ -31,6 +31,7 @@ def _row(rule: RuleView) -> tuple[str, ...]:
     notes += ["implicit"] if rule.implicit else []
     notes += ["private"] if not (rule.public or rule.deny) else []
     notes += [f"only {rule.endpoint}"] if rule.endpoint else []
+    notes += [f"blobs from {rule.redirect.url}"] if rule.redirect and not rule.deny else []
     credentials = "-" if rule.deny else rule.credentials or "-"
     return rule.name, rule.repository or "-", rule.upstream, credentials, ", ".join(notes)
 

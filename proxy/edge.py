@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy.app import Rooms, registry_of
+from proxy.app import Rooms, data_of, registry_of
 from proxy.config import Address, Config
 from proxy.errors import CisternError, Denied
 from proxy.events import ConfigTaken
@@ -21,9 +21,9 @@ from proxy.server.admin import Admin
 from proxy.server.certificate import Certificate, context_of
 from proxy.server.connection import Handler
 from proxy.server.desk import Desk
+from proxy.server.door import Door
 from proxy.server.gate import Gate
 from proxy.server.listen import Listener, listen
-from proxy.server.registry import Registry
 
 log = logger("edge")
 
@@ -37,14 +37,37 @@ class CannotListen(CisternError):
 
 @dataclass(slots=True)
 class Edge:
-    """The open addresses, and the rooms that only they need. `certificate` is None where no TLS is spoken."""
+    """The open addresses, and the rooms that only they need. `certificate` is None where no TLS is spoken; `data` are
+    the data address's door and listener, where it is here.
+    """
 
     health: Health
-    registry: Registry
+    registry: Door
     clients: Listener
+    data: tuple[Door, Listener] | None
     admin: Listener
     control: Listener
     certificate: Certificate | None
+
+    @property
+    def doors(self) -> list[Door]:
+        """What clients of content are answered by."""
+        return [self.registry] if self.data is None else [self.registry, self.data[0]]
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Where they are heard."""
+        return [self.clients] if self.data is None else [self.clients, self.data[1]]
+
+    @property
+    def connections(self) -> int:
+        return sum(listener.connections for listener in self.listeners)
+
+    @property
+    def ready_line(self) -> str:
+        """What `serve` prints: where everything is."""
+        data = "" if self.data is None else f" data={self.data[1].url}"
+        return f"cistern ready registry={self.clients.url} admin={self.admin.url} control={self.control.url}{data}"
 
 
 @asynccontextmanager
@@ -55,7 +78,6 @@ async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
     health = await _open_health(rooms)
     admin = Admin(_desk(rooms, health), token=rooms.world.environ.get(TOKEN) or None)
     registry = registry_of(rooms, health, rooms.events.publish)
-    gate = Gate(registry, lambda: rooms.config.limits.max_connections, observe=rooms.events.publish)
     control = Address(path=rooms.disk.directory.root / CONTROL)
     certificate = _certificate(config)
     async with AsyncExitStack() as stack:
@@ -65,12 +87,29 @@ async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
             registry=registry,
             control=await _bound(stack, "the control socket", control, admin.over_control),
             admin=await _bound(stack, "admin.listen", config.admin.listen, admin.over_tcp),
-            clients=await _bound(stack, "registry.listen", config.registry.listen, gate, certificate),
+            data=await _data(stack, rooms, health, certificate),
+            clients=await _bound(stack, "registry.listen", config.registry.listen, _gate(rooms, registry), certificate),
             certificate=certificate,
         )
         _take(rooms, edge, config)
         rooms.events.listen(ConfigTaken, lambda event: _take(rooms, edge, event.config, event.blocked))
         yield edge
+
+
+def _gate(rooms: Rooms, door: Door) -> Gate:
+    return Gate(door, lambda: rooms.config.limits.max_connections, observe=rooms.events.publish)
+
+
+async def _data(
+    stack: AsyncExitStack, rooms: Rooms, health: Health, certificate: Certificate | None
+) -> tuple[Door, Listener] | None:
+    """The data address, bound; TLS as at the registry's, but for a web server that asks over a Unix socket."""
+    address = rooms.config.blobs.listen
+    if address is None:
+        return None
+    door = data_of(rooms, health, rooms.events.publish)
+    shown = certificate if address.path is None else None
+    return door, await _bound(stack, "blobs.listen", address, _gate(rooms, door), shown)
 
 
 async def _open_health(rooms: Rooms) -> Health:
@@ -168,9 +207,10 @@ def _take(rooms: Rooms, edge: Edge, config: Config, blocked: frozenset[Digest] =
     """What another configuration changes at the addresses. A digest that must not be served or fetched any more ends
     also where that is going on.
     """
-    edge.clients.limit(config.limits.max_connections)
+    for listener in edge.listeners:
+        listener.limit(config.limits.max_connections)
     for digest in blocked:
         rooms.downloads.forbid(digest, Denied(f"{digest} is on the block list of this cache"))
-    count = edge.registry.streams.cut(blocked)
+    count = rooms.carrier.streams.cut(blocked)
     if count:
         log.warning("streams of blocked digests were cut", streams=count)

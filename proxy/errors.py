@@ -90,6 +90,10 @@ class Denied(CisternError):
     """A rule, the block list or the upstream refuses."""
 
 
+class LinkRefused(Denied):
+    """An address of the data address that was not signed here, or has expired."""
+
+
 class Overloaded(CisternError):
     """This member has no room for the request."""
 

@@ -16,6 +16,7 @@ class Result(enum.Enum):
     COLLAPSED = "collapsed"
     STALE = "stale"
     UNKEPT = "unkept"
+    REDIRECTED = "redirected"
     LEFT = "left"
     ERROR = "error"
 
@@ -40,6 +41,7 @@ WARNING_MAX: Final = 1000  # characters; clients take 4096 bytes with what stand
 HIT = Outcome(result=Result.HIT)
 MISS = Outcome(result=Result.MISS, upstream_status=200)
 COLLAPSED = Outcome(result=Result.COLLAPSED, upstream_status=200)
+REDIRECTED = Outcome(result=Result.REDIRECTED)  # somebody else sends the bytes
 
 
 def unkept(reason: str) -> Outcome:
@@ -71,6 +73,8 @@ def _facts(outcome: Outcome) -> list[str]:
             return ["hit", _ttl(outcome)]
         case Result.COLLAPSED:
             return ["fwd=miss", "collapsed", "stored"]
+        case Result.REDIRECTED:
+            return ["detail=redirected"]
         case Result.UNKEPT:
             return ["fwd=miss", f"detail={_item(outcome.not_kept or 'unknown')}"]
         case _:

@@ -198,12 +198,18 @@ class Pull:
             await self._prove(route, digest)
         await self._downloads.fill(digest, Origin(route.source, size))
 
+    async def size_to_send(self, route: Route, digest: Digest) -> int | None:
+        """As `known_size`, of a blob that may be served. Raises Denied (blocked)."""
+        self._refuse_blocked(digest)
+        return await self.known_size(route, digest)
+
     async def known_size(self, route: Route, digest: Digest) -> int | None:
         """A blob's size as far as it is known here: nobody is asked for it."""
         running = self._downloads.find(digest)
         if running is not None and self._fetches(route.source, digest) and running.size is not None:
             return running.size
-        if await self.holds(route.place, digest) and (stored := await self._store.stat(digest)) is not None:
+        link = await self._records.link(route.place, digest)
+        if link is not None and (stored := await self._stored_size(digest)) is not None:
             return stored
         return await self._index.size_of(route.place, digest)
 

@@ -58,7 +58,7 @@ async def serve(
         rooms.tasks.start(reload.run(), name="reload")
         rooms.tasks.start(reload.watch(), name="reload: watch")
         edge.health.phase = Phase.SERVING
-        announce(f"cistern ready registry={edge.clients.url} admin={edge.admin.url} control={edge.control.url}")
+        announce(edge.ready_line)
         log.info("ready", version=__version__, pid=os.getpid(), registry=edge.clients.url, admin=edge.admin.url)
         await signals.stop.wait()
         rooms.hydrate.park()  # behind clients in the end as well: they do not wait for it
@@ -68,17 +68,20 @@ async def serve(
 
 
 async def drain(edge: Edge, within_s: float) -> None:
-    """Stop accepting and let running answers end, at most `within_s`."""
-    log.info("draining", connections=edge.clients.connections, within_s=within_s)
+    """Stop accepting and let running answers end, at most `within_s`. The data address goes last: who was sent there is
+    on the way.
+    """
+    log.info("draining", connections=edge.connections, within_s=within_s)
     edge.health.phase = Phase.DRAINING
-    await edge.clients.stop_accepting()
     try:
         async with asyncio.timeout(within_s):
-            await edge.registry.drained()
-            await asyncio.sleep(LINGER_S)
-            await edge.registry.drained()
+            for door, listener in zip(edge.doors, edge.listeners, strict=True):
+                await listener.stop_accepting()
+                await door.drained()
+                await asyncio.sleep(LINGER_S)
+                await door.drained()
     except TimeoutError:
-        log.warning("drain ran out: running answers are cut", connections=edge.clients.connections)
+        log.warning("drain ran out: running answers are cut", connections=edge.connections)
 
 
 class Signals:

@@ -34,7 +34,7 @@ def warnings(
 ) -> list[str]:
     """One line for each caution, naming its key."""
     found = [*_disk(config, disk_bytes), *_network(config, mounts), *_exposure(config), *_files(config)]
-    return [*found, *_secrets(config, environ), *_open_to_others(config), *_idle(config)]
+    return [*found, *_data(config), *_secrets(config, environ), *_open_to_others(config), *_idle(config)]
 
 
 def _disk(config: Config, disk_bytes: Callable[[Path], int | None]) -> Iterator[str]:
@@ -64,6 +64,17 @@ def _exposure(config: Config) -> Iterator[str]:
             yield f"upstreams.{name}.allow_insecure_credentials: credentials go over the network unencrypted"
 
 
+def _data(config: Config) -> Iterator[str]:
+    """A data address that is weaker than the registry address, or that nobody here serves."""
+    redirect = config.blobs.redirect
+    if redirect is None:
+        return
+    if config.blobs.listen is None:
+        yield f"blobs.redirect.url: nothing here answers at {redirect.url}: blobs.listen is not given"
+    if config.registry.tls is not None and redirect.url.startswith("http:"):
+        yield f"blobs.redirect.url: {redirect.url} is not encrypted, and the registry address is"
+
+
 def _private(config: Config) -> Iterator[str]:
     """The rules, explicit and implicit, whose content is not anybody's."""
     names = upstream_names(config.upstreams)
@@ -90,11 +101,13 @@ def _files(config: Config) -> Iterator[str]:
 
 
 def _secrets(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
-    for name, credentials in config.credentials.items():
+    named = [(f"credentials.{name}.password", item.password) for name, item in config.credentials.items()]
+    named += [] if config.blobs.key is None else [("blobs.key", config.blobs.key)]
+    for key, secret in named:
         try:
-            credentials.secret(environ)
+            secret.read(environ)
         except SecretUnavailable as cause:
-            yield f"credentials.{name}.password: {cause}"
+            yield f"{key}: {cause}"
 
 
 def _open_to_others(config: Config) -> Iterator[str]:
@@ -102,6 +115,8 @@ def _open_to_others(config: Config) -> Iterator[str]:
     named = [(f"credentials.{name}.password.file", item.password.file) for name, item in config.credentials.items()]
     if config.registry.tls is not None:
         named.append(("registry.tls.key", config.registry.tls.key))
+    if config.blobs.key is not None:
+        named.append(("blobs.key.file", config.blobs.key.file))
     for key, path in named:
         try:
             mode = None if path is None else stat.S_IMODE(os.stat(path).st_mode)

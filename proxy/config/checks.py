@@ -17,7 +17,6 @@ from proxy.config.tree import Loc, Tree
 # A line goes as its feature lands.
 NOT_YET: Final[dict[str, str]] = {
     "registry.workers": "more than one process is not built in this version: leave it out, or write 1",
-    "blobs": "redirects to a data address are not built in this version",
 }
 HARMLESS: Final[dict[str, tuple[object, ...]]] = {"registry.workers": (1, "1")}
 
@@ -37,6 +36,7 @@ def check(tree: Tree, parts: Parts) -> None:
     _check_upstreams(tree, parts)
     _check_references(tree, parts)
     _check_rules(tree, parts)
+    _check_redirects(tree, parts)
 
 
 def _check_not_yet(tree: Tree) -> None:
@@ -59,9 +59,15 @@ def _at(value: object, parts: tuple[str, ...], loc: Loc) -> Iterator[tuple[Loc, 
 
 
 def _check_listeners(tree: Tree) -> None:
-    listeners = [dict(_at(tree.value, (room, "listen"), ())).get((room, "listen")) for room in ("registry", "admin")]
-    if listeners[0] is not None and listeners[0] == listeners[1] and not str(listeners[0]).endswith(":0"):
-        tree.refuse(("admin", "listen"), "is the registry's own address")
+    taken: dict[str, str] = {}
+    for room in ("registry", "admin", "blobs"):
+        for loc, value in _at(tree.value, (room, "listen"), ()):
+            if (
+                value is not None
+                and not str(value).endswith(":0")
+                and (owner := taken.setdefault(str(value), room)) != room
+            ):
+                tree.refuse(loc, f"is the address of {owner}.listen")
 
 
 def _check_upstreams(tree: Tree, parts: Parts) -> None:
@@ -134,6 +140,15 @@ def _check_rules(tree: Tree, parts: Parts) -> None:
             _check_rule(tree, loc, rule, upstreams[upstream])
         if rule.name in by_name and not _covers(rule, by_name[rule.name], by_name):
             tree.refuse((*loc, "name"), f"is the name of upstream {by_name[rule.name]}, whose own rule is called so")
+
+
+def _check_redirects(tree: Tree, parts: Parts) -> None:
+    has_default = any(isinstance(value, dict) for _, value in _at(tree.value, ("blobs", "redirect"), ()))
+    for index, rule in parts.rules.items():
+        own = None if rule.blobs is None else rule.blobs.redirect
+        for key in ("url", "clients") if own is not None and not has_default else ():
+            if getattr(own, key) is None:
+                tree.refuse(("rules", index, "blobs", "redirect", key), "is missing, and blobs.redirect gives none")
 
 
 def _check_rule(tree: Tree, loc: Loc, rule: RuleConfig, upstream: UpstreamConfig) -> None:

@@ -13,6 +13,7 @@ FIXED: Final = (
     "registry.workers",
     "registry.tls",
     "admin.listen",
+    "blobs.listen",
     "cache.directory",
 )
 

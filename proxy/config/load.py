@@ -16,7 +16,8 @@ from proxy.collector import undisturbed
 from proxy.config import builtin, checks, units
 from proxy.config import environ as variables
 from proxy.config import tree as trees
-from proxy.config.models import Config, RuleConfig, Section, UpstreamConfig
+from proxy.config.fields import Section
+from proxy.config.models import Config, RuleConfig, UpstreamConfig
 from proxy.config.tree import Loc, Tree
 from proxy.errors import ConfigInvalid
 

@@ -5,94 +5,46 @@ one value or one section stand here; what needs two sections stands in `checks`.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from proxy import oci
 from proxy.config import secrets, units
+from proxy.config.fields import (
+    EMPTY_LIST,
+    EMPTY_MAP,
+    Blocked,
+    EgressProxy,
+    File,
+    Flag,
+    Fraction,
+    FreeShare,
+    Host,
+    HostOrNetwork,
+    HostOrNone,
+    HttpUrl,
+    Listen,
+    MaxShare,
+    Name,
+    Network,
+    OfficialPrefix,
+    Positive,
+    PositiveSeconds,
+    Seconds,
+    SecondsOrForever,
+    Section,
+    Size,
+    SizeOrNone,
+    Text,
+    Whole,
+)
 from proxy.config.patterns import Pattern, UpstreamSide, repository_side, upstream_side
-from proxy.errors import DigestInvalid
 from proxy.freshness import FOREVER_S, TagPolicy, Verdict
+from proxy.redirect import Redirect
 
 GIB: Final = 1024**3
-NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}", re.ASCII)
-
-Text = Annotated[str, PlainValidator(units.text)]
-Flag = Annotated[bool, PlainValidator(units.flag)]
-Whole = Annotated[int, PlainValidator(units.whole)]
-Positive = Annotated[int, PlainValidator(units.positive)]
-Size = Annotated[int, PlainValidator(units.positive_size)]
-MaxShare = Annotated[units.Share, PlainValidator(units.positive_share)]
-Fraction = Annotated[float, PlainValidator(units.fraction)]
-FreeShare = Annotated[units.Share, PlainValidator(units.share)]
-Seconds = Annotated[float, PlainValidator(units.seconds)]
-PositiveSeconds = Annotated[float, PlainValidator(units.positive_seconds)]
-SecondsOrForever = Annotated[float, PlainValidator(units.seconds_or_forever)]
-File = Annotated[Path, PlainValidator(units.path)]
-Host = Annotated[str, PlainValidator(units.host)]
-HostOrNetwork = Annotated[str, PlainValidator(units.host_or_network)]
-HttpUrl = Annotated[str, PlainValidator(units.http_url)]
-EgressProxy = Annotated[str, PlainValidator(units.egress_proxy)]
-Listen = Annotated[units.Address, PlainValidator(units.Address.parse)]
-
-
-def _or_none(read: Any) -> Any:
-    """Read a value that may be `none`."""
-    return lambda value: None if value is None or value == "none" else read(value)
-
-
-HostOrNone = Annotated[str | None, PlainValidator(_or_none(units.host))]
-SizeOrNone = Annotated[int | None, PlainValidator(_or_none(units.positive_size))]
-
-
-def _prefix(value: object) -> str | None:
-    if value is None or value == "none":
-        return None
-    prefix = Pattern.parse(units.text(value))
-    if prefix.is_wildcard:
-        raise ValueError("must be a repository prefix without *")
-    return prefix.literal
-
-
-def _digest(value: object) -> oci.Digest:
-    try:
-        return oci.Digest.parse(units.text(value))
-    except DigestInvalid as cause:
-        raise ValueError(str(cause)) from None
-
-
-def _name(value: object) -> str:
-    name = units.text(value)
-    if NAME.fullmatch(name) is None:
-        raise ValueError("must be a short name: letters, digits and . _ - : (it stands in URLs and metric labels)")
-    return name
-
-
-def _given(value: object, empty: object) -> object:
-    """A section or list with nothing under it is an empty one."""
-    return empty if value is None else value
-
-
-Name = Annotated[str, PlainValidator(_name)]
-OfficialPrefix = Annotated[str | None, PlainValidator(_prefix)]
-Blocked = Annotated[oci.Digest, PlainValidator(_digest)]
-EMPTY_LIST = BeforeValidator(lambda value: _given(value, []))
-EMPTY_MAP = BeforeValidator(lambda value: _given(value, {}))
-
-
-class Section(BaseModel):
-    """One map of the file: unknown keys refused, nothing changes after load."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_section(cls, value: object) -> object:
-        return _given(value, {})
 
 
 class ListenTls(Section):
@@ -224,6 +176,12 @@ class SecretRef(Section):
             raise ValueError("must be one of {env: NAME} and {file: PATH}")
         return self
 
+    def read(self, environ: Mapping[str, str]) -> str:
+        """The secret as it is now; raises SecretUnavailable, which names the variable or file."""
+        if self.file is not None:
+            return secrets.from_file(self.file)
+        return secrets.from_variable(self.env or "", environ)
+
 
 class CredentialConfig(Section):
     username: Text
@@ -231,9 +189,49 @@ class CredentialConfig(Section):
 
     def secret(self, environ: Mapping[str, str] = os.environ) -> str:
         """The password as it is now; raises SecretUnavailable, which names the variable or file."""
-        if self.password.file is not None:
-            return secrets.from_file(self.password.file)
-        return secrets.from_variable(self.password.env or "", environ)
+        return self.password.read(environ)
+
+
+NONE: Final = BeforeValidator(lambda value: None if value == "none" else value)
+
+
+class RedirectConfig(Section):
+    """Blobs over `over_bytes` are fetched from the data address `url` by clients in these networks."""
+
+    url: HttpUrl
+    over_bytes: Size = Field(default=1024**2, alias="over")
+    clients: Annotated[tuple[Network, ...], Field(min_length=1)]
+
+
+class RuleRedirectConfig(Section):
+    """One rule's overrides: the keys that are not given are the file's."""
+
+    url: HttpUrl | None = None
+    over_bytes: Size | None = Field(default=None, alias="over")
+    clients: Annotated[tuple[Network, ...], Field(min_length=1)] | None = None
+
+
+class RuleBlobsConfig(Section):
+    redirect: Annotated[RuleRedirectConfig | None, NONE]
+
+
+class BlobsConfig(Section):
+    """`listen` is this server's own data address, where it is reached; `key` signs, by default one of its directory."""
+
+    redirect: Annotated[RedirectConfig | None, NONE] = None
+    listen: Listen | None = None
+    key: SecretRef | None = None
+
+    def redirect_for(self, rule: RuleBlobsConfig | None) -> Redirect | None:
+        """Where the clients of a rule get their blobs; None: here."""
+        base = self.redirect
+        given: dict[str, Any] = {} if base is None else {key: getattr(base, key) for key in type(base).model_fields}
+        if rule is not None:
+            if rule.redirect is None:
+                return None
+            own = {key: getattr(rule.redirect, key) for key in rule.redirect.model_fields_set}
+            given |= {key: value for key, value in own.items() if value is not None}
+        return Redirect(**({"over_bytes": 1024**2} | given)) if given else None
 
 
 class RuleConfig(Section):
@@ -245,20 +243,9 @@ class RuleConfig(Section):
     public: Flag = False
     tags: TagsConfig | None = None
     hydrate: RuleHydrateConfig | None = None
+    blobs: RuleBlobsConfig | None = None
     max_size: SizeOrNone = None  # bytes
     deny: Flag = False
-
-
-class RedirectConfig(Section):
-    """Blobs over `over_bytes` are answered with a redirect to the data address `url`, for clients in these networks."""
-
-    url: HttpUrl
-    over_bytes: Size = Field(default=1024**2, alias="over")
-    clients: Annotated[tuple[HostOrNetwork, ...], EMPTY_LIST] = ()
-
-
-class BlobsConfig(Section):
-    redirect: RedirectConfig | None = None
 
 
 class LimitsConfig(Section):
@@ -276,8 +263,8 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     tags: TagsConfig = TagsConfig()
     hydrate: HydrateConfig = HydrateConfig()
-    upstreams: Annotated[dict[Host, UpstreamConfig], EMPTY_MAP] = {}
-    credentials: Annotated[dict[Name, CredentialConfig], EMPTY_MAP] = {}
+    upstreams: Annotated[dict[Host, UpstreamConfig], EMPTY_MAP] = Field(default_factory=dict)
+    credentials: Annotated[dict[Name, CredentialConfig], EMPTY_MAP] = Field(default_factory=dict)
     implicit_rules: Flag = True
     rules: Annotated[tuple[RuleConfig, ...], EMPTY_LIST] = ()
     block: Annotated[frozenset[Blocked], EMPTY_LIST] = frozenset()

@@ -216,6 +216,14 @@ def host_or_network(value: object) -> str:
         raise ValueError("must be HOST, HOST:PORT or a network such as 10.0.0.0/8") from None
 
 
+def network(value: object) -> str:
+    """A network `10.0.0.0/8`, or one address of it."""
+    try:
+        return str(ipaddress.ip_network(text(value)))
+    except ValueError:
+        raise ValueError("must be a network such as 10.0.0.0/8, or an address") from None
+
+
 def egress_proxy(value: object) -> str:
     """`env`, `none`, or the proxy's URL."""
     return str(value) if value in ("env", "none") else http_url(value)

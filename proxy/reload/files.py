@@ -46,11 +46,12 @@ class Source:
 
 
 def named_in(config: Config) -> frozenset[Path]:
-    """Passwords, authorities, and the certificate and key of the registry address."""
+    """Passwords, authorities, the certificate and key of the registry address, and the keys of the data address."""
     tls = config.registry.tls
     named = [credentials.password.file for credentials in config.credentials.values()]
     named += [upstream.tls.ca for upstream in config.upstreams.values()]
     named += [] if tls is None else [tls.certificate, tls.key]
+    named += [] if config.blobs.key is None else [config.blobs.key.file]
     return frozenset(path for path in named if path is not None)
 
 

@@ -37,6 +37,7 @@ class Rules:
         default = config.registry.default_upstream
         self._default = None if default is None else self._names[default]
         self._policies = {public: config.tags.policy(None, public=public) for public in (True, False)}
+        self._redirect = config.blobs.redirect_for(None)
         self._rules = [self._explicit(rule) for rule in config.rules]
         for rule in self._rules:
             self._upstreams[rule.upstream].add(rule.within, rule)
@@ -187,6 +188,7 @@ class Rules:
             deny=rule.deny,
             implicit=False,
             max_bytes=rule.max_size,
+            redirect=self._redirect if rule.blobs is None else config.blobs.redirect_for(rule.blobs),
         )
         repository = None if rule.repository is None else rule.repository.literal
         return Rule(view=view, upstream=upstream, within=within, repository=repository, is_wildcard=pattern.is_wildcard)
@@ -204,6 +206,7 @@ class Rules:
             public=credentials is None,
             deny=False,
             implicit=True,
+            redirect=self._redirect,
         )
         return Rule(view=view, upstream=name, within="", repository=None, is_wildcard=True)
 
@@ -224,6 +227,7 @@ def _route(name: str, rule: Rule, repository: str, *, is_mirror: bool, namespace
         public=view.public,
         is_mirror=is_mirror,
         namespace=namespace,
+        redirect=view.redirect,
     )
 
 

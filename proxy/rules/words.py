@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from proxy.freshness import TagPolicy
+from proxy.redirect import Redirect
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Route:
     public: bool
     is_mirror: bool
     namespace: str | None = None
+    redirect: Redirect | None = None
 
     @property
     def place(self) -> Place:
@@ -77,6 +79,7 @@ class RuleView:
     deny: bool
     implicit: bool
     max_bytes: int | None = None
+    redirect: Redirect | None = None
 
 
 @dataclass(frozen=True, slots=True)

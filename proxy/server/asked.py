@@ -73,13 +73,13 @@ def _read(request: web.BaseRequest, rules: Rules, exchange: Exchange) -> Asked:
     call = parse(url.raw_path)
     exchange.kind = call.kind.label
     exchange.name(call.name, call.target)
-    values = _parameters(url.raw_query_string)
+    values = parameters(url.raw_query_string)
     if call.kind not in UNROUTED:
         exchange.route = rules.route(call.name, namespace=_namespace(values), prefix=call.prefix)
     return Asked(request.raw_path, url.raw_path, call, values, rules, exchange.route)
 
 
-def _parameters(query: str) -> dict[str, list[str]]:
+def parameters(query: str) -> dict[str, list[str]]:
     """The query's parameters; raises NameInvalid for more than any client sends."""
     if len(query) > QUERY_MAX:
         raise NameInvalid(f"the query has more than {QUERY_MAX} characters")

@@ -9,7 +9,7 @@ from tests.house.source import PACKAGE, imports_of, name_of, python_files
 LAYERS: Final = [
     "__init__ collector errors sink",
     "oci",
-    "clients freshness lately ledger log outcome paths reference remembered",
+    "clients freshness lately ledger log outcome paths redirect reference remembered signing",
     "failures tasks",
     "flights",
     "config",
@@ -18,7 +18,7 @@ LAYERS: Final = [
     "store upstream",
     "capacity heap",
     "ground",
-    "downloads grace holdings manifests missing uses",
+    "downloads grace holdings keyring manifests missing uses",
     "listings places pulled reindex tags",
     "pull",
     "evict explain health hydrate images journal metrics verify",

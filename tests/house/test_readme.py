@@ -12,7 +12,8 @@ from typer.main import get_command
 from proxy import cli
 from proxy.config import FIXED
 from proxy.config.environ import NOT_KEYS
-from proxy.config.models import Config, Section
+from proxy.config.fields import Section
+from proxy.config.models import Config
 from proxy.errors import ANSWERS
 from tests.house.source import ROOT, python_files, tree_of
 
@@ -35,10 +36,10 @@ def sections_in(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def keys_of(section: type[BaseModel], prefix: str) -> Iterator[str]:
-    """Every dotted key below `prefix`; a rule's `tags` stands for the keys of the file's."""
+    """Every dotted key below `prefix`; a rule's `tags` and `blobs` stand for the keys of the file's."""
     for name, field in section.model_fields.items():
         key = f"{prefix}{field.alias or name}"
-        inner = [] if key == "rules[].tags" else list(sections_in(field.annotation))
+        inner = [] if key in ("rules[].tags", "rules[].blobs") else list(sections_in(field.annotation))
         if not inner:
             yield key
         for mark, found in inner:

@@ -1,7 +1,8 @@
 """A server in this process whose configuration is a file that tests rewrite."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,10 @@ class Reloading(Serving):
 
 
 @asynccontextmanager
-async def reloading(text: str, home: Path) -> AsyncIterator[Reloading]:
-    """A server of the configuration `text`, on free ports of the loopback, with all it has in `home`."""
+async def reloading(text: str, home: Path, clock: Callable[[], float] = time.time) -> AsyncIterator[Reloading]:
+    """A server of the configuration `text`, on free ports of the loopback, with all it has in `home`. `clock` stands
+    for the time of day.
+    """
     path, asked = home / "cistern.yaml", asyncio.Event()
     path.write_text(text)
     flags = {
@@ -42,7 +45,7 @@ async def reloading(text: str, home: Path) -> AsyncIterator[Reloading]:
     }
     source = Source(path, {}, flags)
     config = source.load()
-    async with open_rooms(config, World(environ={})) as rooms, open_edge(rooms) as edge:
+    async with open_rooms(config, World(environ={}, clock=clock)) as rooms, open_edge(rooms) as edge:
         reload = Reload(
             source, rooms.current, rooms.upstreams, edge.certificate, rooms.events, rooms.disk.threads, asked=asked
         )

@@ -28,6 +28,21 @@ rules:
     ]
 
 
+def test_a_rule_whose_blobs_come_from_elsewhere_says_so() -> None:
+    """Each with its own data address."""
+    config = parse(
+        """
+upstreams: {a.io: {}}
+blobs: {redirect: {url: https://data.example, clients: [10.0.0.0/8]}}
+rules: [{name: here, upstream: a.io/small/*, blobs: {redirect: none}}]
+"""
+    )
+    assert [line.split("  ")[-1] for line in render(config).splitlines()[1:3]] == [
+        "-",
+        "implicit, blobs from https://data.example",
+    ]
+
+
 def test_two_rules_for_one_upstream_side_are_told() -> None:
     """`check` says which of two rules stands for an upstream side."""
     config = parse(

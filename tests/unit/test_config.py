@@ -391,7 +391,7 @@ REFUSED = {
     ),
     "same address": (
         "registry: {listen: 127.0.0.1:5000}\nadmin: {listen: 127.0.0.1:5000}",
-        "c.yaml:2: admin.listen: is the registry's own address",
+        "c.yaml:2: admin.listen: is the address of registry.listen",
     ),
     "bad digest": (
         "block: ['sha256:abc']",
@@ -456,6 +456,30 @@ REFUSED = {
     ),
     "no cache": ("cache: {max_size: 0%}", "c.yaml:1: cache.max_size: must be more than nothing"),
     "verdict": ("tags: {on_denied: maybe}", "c.yaml:1: tags.on_denied: must be 'deny' or 'serve_stale'"),
+    "redirect to a path with a dot": (
+        "blobs: {redirect: {url: https://d/../x, clients: [10.0.0.0/8]}}",
+        "c.yaml:1: blobs.redirect.url: has a path with empty, dotted or escaped parts",
+    ),
+    "redirect for a host": (
+        "blobs: {redirect: {url: https://d, clients: [node.example]}}",
+        "c.yaml:1: blobs.redirect.clients.0: must be a network such as 10.0.0.0/8, or an address",
+    ),
+    "redirect for nobody": (
+        "blobs: {redirect: {url: https://d, clients: []}}",
+        "c.yaml:1: blobs.redirect.clients: must not be empty",
+    ),
+    "a key in the file": (
+        f"blobs: {{key: {CANARY}}}",
+        "c.yaml:1: blobs.key: a literal is refused: write {env: NAME} or {file: PATH}",
+    ),
+    "one address for two": (
+        "registry: {listen: 'a:1'}\nblobs: {listen: 'a:1'}",
+        "c.yaml:2: blobs.listen: is the address of registry.listen",
+    ),
+    "a rule's blobs without a word": (
+        "rules: [{name: a, upstream: docker.io/*, blobs: {}}]",
+        "c.yaml:1: rules.0.blobs.redirect: is missing",
+    ),
     "workers not built": (
         "registry: {workers: 4}",
         "c.yaml:1: registry.workers: more than one process is not built in this version: leave it out, or write 1",
@@ -477,10 +501,11 @@ def test_a_bad_config_is_refused_with_its_line(case: str) -> None:
     assert CANARY not in str(problems)
 
 
-def test_blobs_redirects_are_refused_until_they_are_built() -> None:
-    """A key with a place in the contract and no feature behind it is never accepted and ignored."""
+def test_a_redirect_says_for_whom() -> None:
+    """Whose way to the data address is open is nobody's to guess."""
     text = "blobs: {redirect: {url: https://data.example, over: 1MiB}}"
-    assert only_problem_of(text) == "c.yaml:1: blobs: redirects to a data address are not built in this version"
+    assert only_problem_of(text) == "c.yaml:1: blobs.redirect.clients: is missing"
+    assert parse("blobs: {redirect: none}").blobs.redirect is None
 
 
 def test_an_alias_that_contains_itself_is_refused() -> None:
@@ -704,7 +729,7 @@ rules: [{{name: r, repository: hub/*, upstream: docker.io/*}}]
 @pytest.mark.parametrize(
     ("mode", "who"), [(0o600, None), (0o400, None), (0o640, "its group"), (0o604, "everybody"), (0o644, "everybody")]
 )
-@pytest.mark.parametrize("key", ["credentials.hub.password.file", "registry.tls.key"])
+@pytest.mark.parametrize("key", ["credentials.hub.password.file", "registry.tls.key", "blobs.key.file"])
 def test_a_secret_that_others_may_read_gets_a_warning(tmp_path: Path, key: str, mode: int, who: str | None) -> None:
     """Named with its key and mode, links followed; the secret itself is never told."""
     file, link = tmp_path / "secret", tmp_path / "link"
@@ -715,6 +740,7 @@ def test_a_secret_that_others_may_read_gets_a_warning(tmp_path: Path, key: str, 
         "credentials.hub.password.file": f"""
 upstreams: {{docker.io: {{credentials: hub}}}}
 credentials: {{hub: {{username: u, password: {{file: {link}}}}}}}""",
+        "blobs.key.file": f"blobs: {{key: {{file: {link}}}}}",
         "registry.tls.key": f"registry: {{tls: {{certificate: {file}, key: {link}}}}}",
     }
     found = warnings(parse(sections[key]), {}, lambda _: None)
@@ -762,6 +788,25 @@ def test_a_cache_on_a_network_file_system_is_warned_about(tmp_path: Path) -> Non
     [line] = warnings(config, {}, lambda _: None, lambda: mounts)
     assert line.startswith("cache.directory: ")
     assert "(nfs)" in line
+
+
+def test_a_weak_data_address_gets_a_warning(tmp_path: Path) -> None:
+    """Nobody here to answer, less encryption than at the registry address, no key to be had."""
+    redirect = "redirect: {url: http://d, clients: [10.0.0.0/8]}"
+    config = parse(
+        f"""
+registry: {{tls: {{certificate: {tmp_path}/c, key: {tmp_path}/k}}}}
+blobs: {{{redirect}, key: {{env: DATA_KEY}}}}
+"""
+    )
+    for name in "ck":
+        (tmp_path / name).touch(mode=0o600)
+    assert warnings(config, {}, lambda _: None) == [
+        "blobs.redirect.url: nothing here answers at http://d: blobs.listen is not given",
+        "blobs.redirect.url: http://d is not encrypted, and the registry address is",
+        "blobs.key: environment variable DATA_KEY is not set or empty",
+    ]
+    assert warnings(parse(f"blobs: {{{redirect}, listen: 127.0.0.1:1}}"), {}, lambda _: None) == []
 
 
 def test_a_plain_config_gets_no_warning(tmp_path: Path) -> None:

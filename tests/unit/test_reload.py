@@ -23,9 +23,10 @@ CHANGED: Final[dict[str, str]] = {
     "registry.name": "another",
     "registry.tls": "{certificate: /none.crt, key: /none.key}",
     "admin.listen": "127.0.0.1:1",
+    "blobs.listen": "127.0.0.1:1",
     "cache.directory": "/elsewhere",
 }
-BESIDE: Final = {"registry": "drain: 7s", "cache": "keep_free: 7%", "admin": ""}
+BESIDE: Final = {"registry": "drain: 7s", "cache": "keep_free: 7%", "admin": "", "blobs": "key: {env: KEY}"}
 
 
 @pytest.mark.parametrize("key", CHANGED)

@@ -1,0 +1,91 @@
+"""One address of the server for clients: one request in, one answer out, one log line and one observation each.
+
+HTTP only. Invariant: an error before the headers has its true status and OCI body; after them the connection is
+dropped.
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.downloads.bell import Bell
+from proxy.errors import CisternError, Overloaded
+from proxy.exchange import Exchange
+from proxy.log import logger
+from proxy.outcome import Result
+from proxy.server import respond
+from proxy.server.send import BodyDropped
+
+log = logger("registry")
+
+
+class Door(ABC):
+    """The handler of an address. `observe` hears of every finished exchange; `mark` begins the ids of this address."""
+
+    def __init__(self, *, observe: Callable[[Exchange], None], mark: str = "") -> None:
+        self._observe = observe
+        self._mark = mark
+        self._ids = itertools.count(1)
+        self._running = 0
+        self._ended = Bell()
+        self.draining = False
+
+    @abstractmethod
+    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        """Answer one request. Raises CisternError before the headers are out, ConnectionError after."""
+
+    def _at_once(self, _request: web.BaseRequest, _exchange: Exchange) -> web.StreamResponse | None:
+        """An answer that takes no waiting, None if there is none."""
+        return None
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request. Raises ConnectionError to drop the connection."""
+        exchange = Exchange(id=f"{self._mark}{next(self._ids):x}", client=request.remote or "", method=request.method)
+        self._running += 1
+        response: web.StreamResponse | None
+        try:
+            response = self._at_once(request, exchange)
+            if response is None:
+                response = await self._guarded(request, exchange)
+            if self.draining:
+                response.force_close()
+        except ConnectionError as error:
+            dropped = isinstance(error, BodyDropped)
+            exchange.error = str(error) if dropped else None
+            exchange.end(Result.ERROR if dropped else Result.LEFT)
+            raise
+        except BaseException:
+            exchange.end(Result.LEFT)  # cancelled: the client is gone
+            raise
+        else:
+            exchange.end(Result.ERROR if exchange.status >= 400 else None)
+        finally:
+            self._running -= 1
+            self._ended.ring()
+            self._observe(exchange)
+        return response
+
+    async def drained(self) -> None:
+        """From now on every answer closes its connection; returns when no answer runs any more."""
+        self.draining = True
+        while self._running:
+            await self._ended.wait()
+
+    async def _guarded(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await self._answer(request, exchange)
+        except CisternError as error:
+            return respond.failure(exchange, error)
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:
+            if exchange.status:
+                raise BodyDropped(f"the cache's disk refuses: {error}") from error
+            return respond.failure(exchange, Overloaded(f"the cache's disk refuses: {error.strerror or error}", 5.0))
+        except Exception as error:
+            log.exception("a request failed", id=exchange.id, error=repr(error))
+            if exchange.status:
+                raise BodyDropped("an internal error") from error
+            return respond.failure(exchange, CisternError("an internal error; the log has its trace"))
