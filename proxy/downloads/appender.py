@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.downloads.part import Part
-from proxy.downloads.window import Buffer
 from proxy.errors import NotKept
 from proxy.tasks import Tasks
+from proxy.upstream.base import Buffer
 
 
 class Appender:

@@ -22,11 +22,12 @@ from proxy.downloads.allotment import Allotment
 from proxy.downloads.extents import Extents
 from proxy.downloads.progress import cells, drop_map, open_map, read_map
 from proxy.downloads.trail import Trail
-from proxy.downloads.window import Buffer, Window
+from proxy.downloads.window import Window
 from proxy.oci import Digest
 from proxy.store.filesystem import Filesystem
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
+from proxy.upstream.base import Buffer
 
 SYNC_PATIENCE: Final = 4.0  # a write may wait for the file system's journal, longer than a look at it
 IOV_MAX: Final = 1024  # buffers one pwritev takes on Linux

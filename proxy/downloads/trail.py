@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from proxy.downloads.window import Buffer, Window
+from proxy.downloads.window import Window
 from proxy.oci import Digest
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
+from proxy.upstream.base import Buffer
 
 TURN: Final = 4 << 20  # bytes read back in one turn: bounds how long a hash thread is held
 READ: Final = 1 << 20

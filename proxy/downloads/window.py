@@ -6,9 +6,9 @@ This bounds memory, and what a kill loses.
 from typing import Final
 
 from proxy.downloads.bell import Bell
+from proxy.upstream.base import Buffer
 
 WINDOW: Final = 4 << 20  # a batch being received, one being written and one being hashed, of a MiB or so each
-Buffer = bytes | memoryview
 
 
 class Window:

@@ -9,6 +9,8 @@ from typing import Protocol
 from proxy.oci import Digest
 from proxy.rules import Source
 
+Buffer = bytes | memoryview
+
 
 class Priority(enum.Enum):
     """Who waits: a client, or background hydration (a quarter of an upstream's connections is kept for clients)."""
@@ -46,7 +48,7 @@ class BlobBody:
 
     start: int
     size: int | None
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncIterator[Buffer]
     origin: str
 
 

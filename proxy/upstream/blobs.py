@@ -11,7 +11,7 @@ from proxy.errors import Failure, UpstreamLied, UpstreamUnavailable
 from proxy.oci import Digest
 from proxy.upstream import answers
 from proxy.upstream.bandwidth import never
-from proxy.upstream.base import BlobBody, Priority
+from proxy.upstream.base import BlobBody, Buffer, Priority
 from proxy.upstream.endpoint import Ask, Endpoint
 from proxy.upstream.exchange import Exchange
 
@@ -96,7 +96,7 @@ def _extent(upstream: str, answer: Exchange, offset: int) -> tuple[int, int | No
 
 async def _bounded(
     endpoint: Endpoint, answer: Exchange, start: int, stop: int | None, limit: int
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[Buffer, None]:
     """The body's chunks; one that ends early is a cut, one that does not end in time is a lie."""
     place = start
     end = limit if stop is None else stop
@@ -110,8 +110,8 @@ async def _bounded(
         raise UpstreamUnavailable(endpoint.upstream, "its answer was cut short", failure=Failure.CUT)
 
 
-async def _empty() -> AsyncGenerator[bytes, None]:
-    nothing: tuple[bytes, ...] = ()
+async def _empty() -> AsyncGenerator[Buffer, None]:
+    nothing: tuple[Buffer, ...] = ()
     for chunk in nothing:
         yield chunk
 

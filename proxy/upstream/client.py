@@ -21,7 +21,7 @@ from proxy.tasks import Tasks
 from proxy.upstream import blobs, manifests
 from proxy.upstream.attempts import Attempts
 from proxy.upstream.bandwidth import Sleep, never
-from proxy.upstream.base import BlobBody, Listing, ManifestBody, ManifestHead, Priority, Upstreams
+from proxy.upstream.base import BlobBody, Buffer, Listing, ManifestBody, ManifestHead, Priority, Upstreams
 from proxy.upstream.credentials import unheard
 from proxy.upstream.dialler import Resolver
 from proxy.upstream.endpoint import Endpoint
@@ -194,8 +194,8 @@ async def _ping(endpoint: Endpoint) -> int | str:
 
 
 async def _followed(
-    chunks: AsyncIterator[bytes], attempts: Attempts, thing: Hashable, endpoint: Endpoint
-) -> AsyncGenerator[bytes, None]:
+    chunks: AsyncIterator[Buffer], attempts: Attempts, thing: Hashable, endpoint: Endpoint
+) -> AsyncGenerator[Buffer, None]:
     """The chunks of a body, and how it ended told to `attempts`."""
     gained = False
     try:

@@ -4,7 +4,7 @@ Whoever holds an exchange closes it. Invariant: it is reported once, when it is 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -15,7 +15,9 @@ from yarl import URL
 from proxy.errors import UpstreamFault, UpstreamLied, UpstreamTimeout
 from proxy.upstream import answers, quota
 from proxy.upstream.bandwidth import Pace
+from proxy.upstream.base import Buffer
 from proxy.upstream.faults import faults
+from proxy.upstream.intake import Intake
 from proxy.upstream.quota import Quota
 
 SETTLE_MAX: Final = 64 * 1024
@@ -72,16 +74,19 @@ class Exchange:
     def headers(self) -> CIMultiDictProxy[str]:
         return self._response.headers
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def chunks(self) -> AsyncGenerator[Buffer, None]:
         """The body as it comes; raises UpstreamUnavailable on a cut, UpstreamTimeout on a stall or a drip."""
         stall_s, content, now = self._wire.stall_s, self._response.content, self._wire.monotonic
         waited_s, size = 0.0, 0
         with self._watched(), faults(self._wire.upstream):
+            length = answers.content_length(self._wire.upstream, self.headers)
+            intake = Intake.instead_of_reader(self._response, length)
+            take: Callable[[], Awaitable[Buffer]] = content.readany if intake is None else intake.take
             try:
                 while True:
                     began = now()
                     async with asyncio.timeout(stall_s):
-                        chunk = await content.readany()
+                        chunk = await take()
                     if not chunk:
                         break
                     # Only the wait for the upstream counts, not that for whoever takes the bytes.
@@ -100,7 +105,7 @@ class Exchange:
                     yield unread
                 raise
 
-    def _took(self, chunk: bytes) -> None:
+    def _took(self, chunk: Buffer) -> None:
         """Bytes have come: the endpoint is alive, and a body that is cut from here on goes on by Range."""
         self.received += len(chunk)
         if self.watch is not None:

@@ -89,7 +89,7 @@ async def test_what_runs_at_a_removed_upstream_ends_as_it_began() -> None:
     async with Peer(serve) as peer, clients(config(peer.url()), sleep=pauses) as upstreams:
         async with upstreams.get_blob(source(), digest_of(BODY)) as body:
             chunks = aiter(body.chunks)
-            got = await anext(chunks)
+            got = bytes(await anext(chunks))
             take(upstreams, without_upstreams())
             assert upstreams.endpoints(NAME) == []
             await pauses.over()  # in use: it is not closed
