@@ -1,8 +1,11 @@
 """Cold pulls: what the way through a cache costs the first client, beside the same pull straight from the upstream.
 
-A pull reads the body and hashes it, as every registry client must. The last row shows a client that only reads.
+A pull reads the body and hashes it, as every registry client must. The last rows show a client that only reads, and
+the CPU. The bare relay is the least that one Python process can spend which sends on, writes and hashes: no goal of a
+machine whose processors the client and the upstream share can be below it.
 """
 
+from benchmarks import peers
 from benchmarks.bench import GIGABIT, MB, MIB, Bench, seconds_of
 from benchmarks.figures import CISTERN, NGINX, Floor, Row, at_most, ratios, summary
 from benchmarks.peers import Subject
@@ -17,7 +20,9 @@ CPU = at_most(1.2)
 def measure(bench: Bench) -> list[Row]:
     """Time through / direct: upstream limited to 1 Gbit/s in all, and not limited."""
     large = bench.pick(256, 128) * MIB
-    with bench.caches(others=True) as caches:
+    with bench.caches(others=True) as caches, peers.relay(bench.home / "relay", bench.upstream) as relay:
+        caches.append(relay)
+        bench.warm_up([relay])
         limited = _row(
             bench,
             caches,

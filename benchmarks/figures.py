@@ -15,6 +15,7 @@ ZOT = "zot"
 DIRECT = "direct"
 BARE = "bare aiohttp"
 PLAIN = "nginx file"
+RELAY = "bare relay"
 
 
 @dataclass(frozen=True, slots=True)

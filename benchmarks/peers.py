@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.certificates import Certificate
-from benchmarks.figures import BARE, CISTERN, DIRECT, NGINX, PLAIN, REGISTRY
+from benchmarks.figures import BARE, CISTERN, DIRECT, NGINX, PLAIN, REGISTRY, RELAY
 from benchmarks.process import CannotStart, free_port, ready_line, started
 
 REPOSITORY = "library/app"
@@ -217,6 +217,14 @@ def bare(home: Path, headers: Mapping[str, str], body: bytes) -> Iterator[Subjec
     words += ["--body", base64.b64encode(body).decode()]
     with started(words, home, "bare") as (process, log):
         yield Subject(BARE, process, int(ready_line(process, log).rpartition("port=")[2]), log=log)
+
+
+@contextmanager
+def relay(home: Path, origin: Upstream) -> Iterator[Subject]:
+    """One Python process that sends on, writes and hashes, and does nothing else."""
+    words = [sys.executable, "-m", "benchmarks.relay", "--upstream", str(origin.port)]
+    with started(words, home, "relay") as (process, log):
+        yield Subject(RELAY, process, int(ready_line(process, log).rpartition("port=")[2]), log=log)
 
 
 def _ssl_of(certificate: Certificate | None) -> str:
