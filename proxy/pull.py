@@ -15,12 +15,14 @@ from proxy.errors import (
     CisternError,
     Denied,
     ManifestUnknown,
+    NotHere,
     UpstreamDenied,
     UpstreamLied,
     UpstreamNotFound,
 )
 from proxy.events import BlobAsked, ManifestFetched, NotStored
 from proxy.flights import Flights
+from proxy.freshness import Verdict
 from proxy.grace import Grace
 from proxy.ground import Ground
 from proxy.log import logger
@@ -111,7 +113,9 @@ class Pull:
         held = await self._manifests.held(route.place, digest)
         if held is not None:
             if self._grace.refuses(route):
-                await self._ask_leave(route, lambda: self._upstreams.head_manifest(route.source, digest))
+                await self._ask_leave(
+                    route, ManifestUnknown, lambda: self._upstreams.head_manifest(route.source, digest)
+                )
             return ManifestAnswer(held.descriptor, held.body, HIT)
         self._missing.refuse(ManifestUnknown, route, digest)
         try:
@@ -148,7 +152,7 @@ class Pull:
                 await self._prove(route, digest)
                 link = await self._records.link(route.place, digest)
         if link is not None and self._grace.refuses(route):
-            await self._ask_leave(route, lambda: self._upstreams.head_blob(route.source, digest))
+            await self._ask_leave(route, BlobUnknown, lambda: self._upstreams.head_blob(route.source, digest))
         held = await self._read(route.place, digest) if link is not None else None
         if held is not None:
             return self._answer_held(held, want_body)
@@ -270,15 +274,19 @@ class Pull:
             self._events.publish(NotStored(route.place, digest, "disk", str(error)))
         return size if size is not None else stored
 
-    async def _ask_leave(self, route: Route, ask: Callable[[], Awaitable[object]]) -> None:
+    async def _ask_leave(self, route: Route, unknown: type[NotHere], ask: Callable[[], Awaitable[object]]) -> None:
         """For held content whose credential was refused longer ago than its grace: ask whether it still is.
 
-        Raises UpstreamDenied, refused or not: a 403 is a word (invariant I9). Other trouble is no reason to deny.
+        Raises UpstreamDenied, refused or not: a 403 is a word (invariant I9), and so is a 404, by which registries hide
+        what they deny: `unknown`, unless `on_not_found` serves on. Other trouble is no reason to deny.
         """
         try:
             await ask()
         except UpstreamDenied:
             raise
+        except UpstreamNotFound as error:
+            if route.tags.on_not_found is Verdict.DENY:
+                raise unknown(f"{route.source.upstream} does not show this in {route.source.repository}") from error
         except CisternError as error:
             log.info("held content is served past its grace", place=str(route.place), error=str(error))
 

@@ -12,9 +12,9 @@ from typing import Final
 
 from proxy.errors import (
     CisternError,
-    CredentialRefused,
     ManifestUnknown,
     NotHere,
+    UpstreamDenied,
     UpstreamNotFound,
     UpstreamSlow,
     upstream_status,
@@ -148,7 +148,7 @@ class Tags:
         try:
             return await self._check(route, tag, record)
         except CisternError as error:
-            if not isinstance(error, CredentialRefused):  # known without asking, until the secret changes
+            if not isinstance(error, UpstreamDenied):  # told again without asking, until the secret changes
                 self._failed.note(key, error, FAILED_FOR_S)
             raise
         finally:

@@ -12,11 +12,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from cachetools import LRUCache
 
-from proxy.errors import UpstreamFault, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import UpstreamDenied, UpstreamFault, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
 from proxy.failures import policy_of
 from proxy.upstream.bandwidth import Sleep
 from proxy.upstream.endpoint import Endpoint
@@ -61,11 +61,34 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A thing's last failure, when (monotonic seconds), and for how long the same request then costs a retry."""
+    """A thing's last failure, when (monotonic seconds), and for how long the same request then costs a retry. `version`
+    is that of the credentials it was asked with.
+    """
 
     error: UpstreamFault
     at: float
     repeat_s: float
+    version: int
+
+
+class Versions(Protocol):
+    """How often a credential set has changed."""
+
+    def last_version(self, credentials: str | None) -> int:
+        """As far as it is known."""
+
+    async def version(self, credentials: str) -> int:
+        """Its secret read now."""
+
+
+class Unchanging:
+    """Versions of no sets."""
+
+    def last_version(self, credentials: str | None) -> int:
+        return 0
+
+    async def version(self, credentials: str) -> int:
+        return 0
 
 
 def _bare(error: UpstreamFault) -> UpstreamFault:
@@ -86,8 +109,10 @@ class Attempts:
         monotonic: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
         sleep: Sleep = asyncio.sleep,
+        versions: Versions | None = None,
     ) -> None:
         self._upstream = upstream
+        self._versions = versions or Unchanging()
         self._rng = rng
         self._sleep = sleep
         self._budget = Budget(monotonic)
@@ -102,19 +127,21 @@ class Attempts:
         endpoints: Sequence[Endpoint],
         call: Callable[[Endpoint], Awaitable[Value]],
         *,
+        credentials: str | None = None,
         goes_on: bool = False,
     ) -> Value:
         """What `call` gives at the first endpoint that has an answer. `goes_on`: it is the rest of a body that had
         begun, asked for where it did not break off; free as long as it gains bytes, and its pauses are the transfer's.
         """
+        await self._reconsider(thing)
         self._pay(thing, goes_on=goes_on)
-        is_retry = False
+        version, is_retry = self._versions.last_version(credentials), False
         while True:
             try:
                 value = await self._once(self._ordered(thing, endpoints), call)
             except UpstreamFault as error:
                 if goes_on or is_retry or not self._may_retry(error):
-                    self._note(thing, error)
+                    self._note(thing, error, version)
                     raise
                 # Full jitter: those that one fault met together must not come back in step.
                 await self._sleep(PAUSE_S * self._rng())
@@ -129,6 +156,14 @@ class Attempts:
         is_patient = (error.retry_after_s or 0.0) <= PATIENCE_S
         return policy_of(error).retried and is_patient and self._budget.take()
 
+    async def _reconsider(self, thing: Hashable) -> None:
+        """A denial is of the secret that it was told to, and says nothing of a later one."""
+        failed = self._failed.get(thing)
+        if failed is None or not isinstance(failed.error, UpstreamDenied) or failed.error.credentials is None:
+            return
+        if await self._versions.version(failed.error.credentials) != failed.version:
+            self._failed.pop(thing, None)
+
     def _pay(self, thing: Hashable, *, goes_on: bool) -> None:
         """A repeat of what has just failed costs a retry; without one it has the same answer. Others earn a share."""
         failed = self._failed.get(thing)
@@ -141,14 +176,14 @@ class Attempts:
         if not (is_back or is_over) and not self._budget.take():
             raise _bare(failed.error)
 
-    def _note(self, thing: Hashable, error: UpstreamFault) -> None:
+    def _note(self, thing: Hashable, error: UpstreamFault, version: int = 0) -> None:
         """A repeat costs a retry for a second, for two when it fails again, and so on up to the policy's bound."""
         most_s, now = policy_of(error).repeat_s, self._monotonic()
         if not most_s:
             return
         before = self._failed.get(thing)
         grown_s = 0.0 if before is None or now - before.at > FORGOTTEN_S else before.repeat_s * 2
-        self._failed[thing] = Failed(_bare(error), now, min(max(grown_s, REPEAT_S), most_s))
+        self._failed[thing] = Failed(_bare(error), now, min(max(grown_s, REPEAT_S), most_s), version)
 
     def _ordered(self, thing: Hashable, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         """Healthy ones first, in their order; last the one where the body of this very thing broke off."""

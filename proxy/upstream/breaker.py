@@ -85,6 +85,21 @@ class Breaker:
         """Seconds until the next probe is due; 0 while closed."""
         return max(0.0, self._probe_at - self._monotonic()) if self.is_open else 0.0
 
+    def follow(self, before: "Breaker") -> None:
+        """Begin where the breaker of the same endpoint under other settings was left. If that was open, the first probe
+        is due at once: the other settings may be the cure.
+        """
+        self._calls, self._failures = before._calls.copy(), before._failures
+        self._openings, self._on_trial, self._closed_at = before._openings, before._on_trial, before._closed_at
+        self.opened_at = before.opened_at
+        if before.is_open:
+            self._circuit.open()
+            self._probe_at = self._monotonic()
+            return
+        for _ in range(min(before._circuit.fail_counter, self._settings.failures - 1)):
+            with suppress(_Failed):
+                self._circuit.call(_outcome, False)
+
     def enter(self) -> "Call":
         """Ask to call; raises CircuitOpen unless the circuit is closed. Look and enter in one step."""
         if self.is_open:

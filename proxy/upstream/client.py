@@ -69,6 +69,7 @@ class Clients(Upstreams):
         )
 
     async def __aenter__(self) -> "Clients":
+        await self._endpoints.begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -103,13 +104,20 @@ class Clients(Upstreams):
     def _attempts_at(self, upstream: str) -> Attempts:
         attempts = self._attempts.get(upstream)
         if attempts is None:
-            attempts = Attempts(upstream, monotonic=self._monotonic, rng=self._rng, sleep=self._sleep)
+            attempts = Attempts(
+                upstream,
+                monotonic=self._monotonic,
+                rng=self._rng,
+                sleep=self._sleep,
+                versions=self._endpoints,
+            )
             self._attempts[upstream] = attempts
         return attempts
 
     async def _make(self, source: Source, thing: Hashable, call: Callable[[Endpoint], Awaitable[Value]]) -> Value:
         endpoints = self._endpoints.candidates(source)
-        return await self._attempts_at(source.upstream).make((source, thing), endpoints, call)
+        attempts = self._attempts_at(source.upstream)
+        return await attempts.make((source, thing), endpoints, call, credentials=source.credentials)
 
     async def head_manifest(self, source: Source, target: str | Digest) -> ManifestHead:
         limit = self._endpoints.config.limits.max_manifest_bytes
@@ -162,7 +170,9 @@ class Clients(Upstreams):
                 )
                 return endpoint, await stack.enter_async_context(receiving)
 
-            endpoint, body = await attempts.make(thing, endpoints, receive, goes_on=offset > 0)
+            endpoint, body = await attempts.make(
+                thing, endpoints, receive, credentials=source.credentials, goes_on=offset > 0
+            )
             async with aclosing(_followed(body.chunks, attempts, thing, endpoint)) as chunks:
                 yield replace(body, chunks=chunks)
 

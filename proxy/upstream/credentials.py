@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,7 +39,7 @@ class Good:
     pair: str
 
 
-def unheard(_event: CredentialJudged) -> None:
+def unheard(_event: object) -> None:
     """Nobody listens."""
 
 
@@ -105,8 +106,10 @@ class Credentials:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         on_judged: Callable[[CredentialJudged], None] = unheard,
+        on_changed: Callable[[str], None] = unheard,
     ) -> None:
         self._on_judged = on_judged
+        self._on_changed = on_changed
         self._judged: dict[tuple[str, str], bool] = {}  # the last word on a set, by upstream
         self._sets: Mapping[str, CredentialSettings] = {}
         self._good: dict[str, Good] = {}
@@ -114,12 +117,29 @@ class Credentials:
         self._taken = 0  # configurations
         self._versions: Counter[str | None] = Counter()
         self._refused: TTLCache[tuple[str, str], bool] = TTLCache(REFUSALS_MAX, REFUSED_FOR_S, monotonic)
-        self.take(sets, read(sets))
+        self.take(sets, {})
+
+    async def begin(self) -> None:
+        """Read every set, as far as they can be read within READ_WITHIN_S; the others are read when they are used."""
+        sets, taken = self._sets, self._taken
+        found = await asyncio.gather(*(self._readings.read(name, one, taken) for name, one in sets.items()))
+        if taken == self._taken:
+            for name, reading in zip(sets, found, strict=True):
+                if isinstance(reading, Good):
+                    self._note(name, reading)
+
+    async def current(self, name: str) -> int:
+        """The version of a set, read now; the last one if it cannot be read."""
+        with suppress(CredentialUnavailable):
+            await self._pair("", name)
+        return self.version(name)
 
     def take(self, sets: Mapping[str, CredentialSettings], reading: Reading) -> None:
         """From now on these sets, as they were read. One that is gone is used no more."""
         self._sets = sets
         self._taken += 1
+        for name in self._good.keys() - sets.keys():
+            self._on_changed(name)
         self._good = {name: good for name, good in self._good.items() if name in sets}
         for name, found in reading.items():
             if isinstance(found, Good) and name in sets:
@@ -137,6 +157,8 @@ class Credentials:
         self._good[name] = found
         if before is None or before.pair != found.pair:
             self._versions[name] += 1
+        if before is not None and before.pair != found.pair:
+            self._on_changed(name)
 
     async def basic(self, upstream: str, name: str, place: str) -> str:
         """The header for set `name` at `place` (a realm or registry); raises CredentialUnavailable if it cannot be

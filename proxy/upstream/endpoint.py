@@ -83,6 +83,7 @@ class Endpoint:
         monotonic: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
         sleep: Sleep = asyncio.sleep,
+        before: "Standing | None" = None,
     ) -> None:
         self.wire = wire
         self.upstream = wire.upstream
@@ -94,6 +95,7 @@ class Endpoint:
             monotonic=monotonic,
             rng=rng,
             on_open=self._left_alone,
+            before=before,
         )
         self.breaker = self.standing.breaker
         self.slots = Slots(wire.settings.max_connections)
@@ -114,9 +116,18 @@ class Endpoint:
     def _left_alone(self) -> None:
         self._prober.wake()
 
+    def begin(self) -> None:
+        """It is in use from now on: probed, if it is left alone since before."""
+        if self.breaker.is_open:
+            self._prober.wake()
+
+    async def retire(self) -> None:
+        """Another one has taken its place: what runs ends as it began, and nobody else comes."""
+        await self._prober.close()
+
     async def close(self) -> None:
         """End its probes and connections."""
-        await self._prober.close()
+        await self.retire()
         await self.wire.close()
 
     def url(self, path: str, query: Mapping[str, str]) -> URL:

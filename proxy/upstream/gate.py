@@ -145,6 +145,11 @@ class Gates:
             gate = self._gates[key] = Gate(limit, monotonic=self._monotonic, rng=self._rng)
         return gate
 
+    def forget(self, credentials: str) -> None:
+        """Open all gates of a credential set: it is another user's now, or another plan's."""
+        for key in [key for key in self._gates if key[1] == credentials]:
+            del self._gates[key]
+
     def closed(self, place: Hashable) -> list[Throttle]:
         """The gates of one place that are closed now."""
         return [

@@ -63,6 +63,10 @@ class Quotas:
     def hear(self, credentials: str | None, quota: Quota) -> None:
         self._readings[credentials] = Reading(quota, self._monotonic())
 
+    def forget(self, credentials: str) -> None:
+        """What was told of a credential set counts no longer."""
+        self._readings.pop(credentials, None)
+
     def readings(self) -> dict[str | None, tuple[Quota, float]]:
         """Of each credential set the reading that is believed yet, and its age in seconds."""
         now = self._monotonic()

@@ -28,7 +28,9 @@ HELD_BACK_MAX_S: Final = 600.0
 
 
 class Standing:
-    """The state of the endpoint `origin`. `on_open` is called when the breaker opens."""
+    """The state of the endpoint `origin`. `on_open` is called when the breaker opens; `before` is its state under other
+    settings, which goes on: a reload is no new start for whoever throttles us or is away.
+    """
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class Standing:
         monotonic: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
         on_open: Callable[[], None],
+        before: "Standing | None" = None,
     ) -> None:
         self._upstream = upstream
         self._origin = origin
@@ -46,11 +49,15 @@ class Standing:
         self._on_open = on_open
         self._waiting: set[asyncio.Timeout] = set()
         self.breaker = Breaker(breaker, monotonic=monotonic, rng=rng, on_open=self._opened)
-        self.gates = Gates(monotonic=monotonic, rng=rng)
-        self.quotas = Quotas(monotonic=monotonic)
+        self.gates: Gates = Gates(monotonic=monotonic, rng=rng) if before is None else before.gates
+        self.quotas: Quotas = Quotas(monotonic=monotonic) if before is None else before.quotas
         self._last_fault: tuple[Failure, str, float] | None = None
         self._last_break: tuple[Failure, str, float] | None = None
         self._answered_at: float | None = None
+        if before is not None:
+            self.breaker.follow(before.breaker)
+            self._last_fault, self._last_break = before._last_fault, before._last_break
+            self._answered_at = before._answered_at
 
     @asynccontextmanager
     async def passage(self, place: URL, credentials: str | None, *, counted: bool) -> AsyncIterator["Way"]:

@@ -211,6 +211,24 @@ async def test_a_realm_that_denies_past_the_grace_is_not_away(vault: Vault, cach
         assert set(await vault.statuses(proxy)) == {403}
 
 
+@pytest.mark.parametrize("kind", ["manifests", "blobs"])
+@pytest.mark.parametrize(("policy", "status"), [("deny", 404), ("serve_stale", 200)])
+async def test_an_upstream_that_hides_what_it_denies_is_not_away(
+    vault: Vault, cache_dir: Path, clock: Clock, policy: str, status: int, kind: str
+) -> None:
+    """A 404 past the grace is a word, too: it follows `on_not_found`."""
+    async with vault.proxied(cache_dir, clock, f"tags: {{on_not_found: {policy}}}") as proxy:
+        await vault.pulled(proxy)
+        vault.refuse()
+        clock.advance(3600)
+        await proxy.ask(TAG)
+        clock.advance(DAY_S)
+        vault.realm.users["me"] = "secret"
+        digest = vault.image.digest if kind == "manifests" else vault.image.blobs[0].digest
+        vault.registry.script(digest, error(404, "NAME_UNKNOWN"), methods=("GET", "HEAD"))
+        assert (await proxy.ask(f"{APP}/{kind}/{digest}")).status == status
+
+
 async def test_a_locked_out_user_is_left_alone(vault: Vault, cache_dir: Path, clock: Clock) -> None:
     """A refused password costs the realm one request in ten minutes, whatever clients ask for (U10)."""
     async with vault.proxied(cache_dir, clock) as proxy:

@@ -1,16 +1,18 @@
 """Another configuration for the upstream room: what did not change goes on, what runs ends as it began."""
 
 import asyncio
+import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy.config import Config, UpstreamConfig
-from proxy.errors import ConfigInvalid, UpstreamUnavailable
+from proxy.errors import ConfigInvalid, UpstreamDenied, UpstreamThrottled, UpstreamUnavailable
 from proxy.upstream.client import Clients
 from proxy.upstream.endpoints import IDLE_LOOKS
-from proxy.upstream.session import DECIDING
+from proxy.upstream.session import DECIDING, UpstreamCall
 from tests.support.site import settled
 from tests.support.tls import Authority
 from tests.unit.test_token import BASIC, MANIFEST, Registry, token
@@ -270,3 +272,149 @@ async def test_a_removed_credential_set_is_used_no_more(password: Path) -> None:
         take(upstreams, config(registry.url()))
         with pytest.raises(UpstreamUnavailable, match="no credentials me"):
             await upstreams.get_manifest(source(credentials="me"), "1")
+
+
+@pytest.mark.parametrize("key", ["max_connections", "timeouts"])
+async def test_another_setting_is_no_new_start_for_who_throttles_us(key: str) -> None:
+    """A closed gate stays closed, and what was told of the quota is known still."""
+    told = [("Retry-After", "60"), ("RateLimit-Limit", "100;w=3600"), ("RateLimit-Remaining", "0;w=3600")]
+    async with Peer(lambda _asked: Reply(429, headers=told)) as peer, clients(config(peer.url())) as upstreams:
+        with pytest.raises(UpstreamThrottled):
+            await upstreams.get_manifest(source(), "1")
+        take(upstreams, config(peer.url(), **{key: {"stall": "7s"} if key == "timeouts" else 8}))
+        with pytest.raises(UpstreamThrottled):
+            await upstreams.get_manifest(source(), "2")
+        assert len(peer.asked) == 1
+        [state] = upstreams.states(NAME)
+        assert [quota.remaining for quota in state.quotas] == [0]
+        assert [throttled.credentials for throttled in state.throttled] == [None]
+
+
+async def test_an_endpoint_that_is_left_alone_is_asked_at_once_under_other_settings() -> None:
+    """They may be the cure: clients are refused as before, and the first probe goes out by itself."""
+    answers = [Reply(500), Reply(500)]
+    probed, gate, answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def hear(call: UpstreamCall) -> None:
+        if call.kind == "ping":
+            answered.set()
+
+    async def serve(_asked: Asked) -> Reply:
+        if answers:
+            return answers.pop()
+        probed.set()
+        await gate.wait()
+        return Reply(body=MANIFEST)
+
+    breaker = {"failures": 2, "reset_after": "1000s"}
+    async with Peer(serve) as peer, clients(config(peer.url(), breaker=breaker), on_request=hear) as upstreams:
+        for tag in "12":
+            with pytest.raises(UpstreamUnavailable):
+                await upstreams.get_manifest(source(), tag)
+        take(upstreams, config(peer.url(), breaker=breaker, timeouts={"stall": "7s"}))
+        await probed.wait()
+        with pytest.raises(UpstreamUnavailable, match="left alone"):
+            await upstreams.get_manifest(source(), "3")
+        gate.set()
+        [endpoint] = upstreams.endpoints(NAME)
+        await answered.wait()
+        await settled()
+        assert not endpoint.breaker.is_open
+        assert (await upstreams.get_manifest(source(), "4")).body == MANIFEST
+
+
+async def test_failures_in_a_row_go_on_being_counted_under_other_settings() -> None:
+    """Two before, a request and its retry, and two after make four."""
+    breaker = {"failures": 4, "reset_after": "1000s"}
+    async with Peer(lambda _asked: Reply(500)) as peer, clients(config(peer.url(), breaker=breaker)) as upstreams:
+        with pytest.raises(UpstreamUnavailable):
+            await upstreams.get_manifest(source(), "1")
+        assert not upstreams.endpoints(NAME)[0].breaker.is_open
+        take(upstreams, config(peer.url(), breaker=breaker, timeouts={"stall": "7s"}))
+        with pytest.raises(UpstreamUnavailable):
+            await upstreams.get_manifest(source(), "2")
+        assert upstreams.endpoints(NAME)[0].breaker.is_open
+
+
+async def test_an_endpoint_of_a_rule_is_known_again_after_a_reload() -> None:
+    """It stands in no upstream's list; who throttled us there still does."""
+    async with Peer(lambda _asked: Reply(429, headers=[("Retry-After", "60")])) as peer:
+        settings = config("http://127.0.0.1:9")
+        pinned = replace(source(), endpoint=peer.url())
+        async with clients(settings) as upstreams:
+            for tag in "12":
+                with pytest.raises(UpstreamThrottled):
+                    await upstreams.get_manifest(pinned, tag)
+                take(upstreams, settings)
+            assert len(peer.asked) == 1
+
+
+async def test_another_password_opens_the_gates_of_the_old_one(password: Path) -> None:
+    """A limit is a user's, or a plan's; whose it is now is not known, and asked."""
+    replies = [Reply(429, headers=[("Retry-After", "60")])]
+
+    def serve(_asked: Asked) -> Reply:
+        return replies.pop() if replies else Reply(body=MANIFEST)
+
+    async with Peer(serve) as peer:
+        settings = config(peer.url(), credentials={"me": password})
+        async with clients(settings) as upstreams:
+            mine = source(credentials="me")
+            with pytest.raises(UpstreamThrottled):
+                await upstreams.get_manifest(mine, "1")
+            take(upstreams, settings)
+            with pytest.raises(UpstreamThrottled):
+                await upstreams.get_manifest(mine, "2")
+            rewrite(password, "other-word")
+            take(upstreams, settings)
+            assert (await upstreams.get_manifest(mine, "3")).body == MANIFEST
+
+
+async def test_a_denial_is_not_remembered_for_the_next_password(password: Path) -> None:
+    """Written within the second in which a denial costs a retry, and no reload needed: the next request is asked."""
+
+    def serve(asked: Asked) -> Reply:
+        if asked.authorization == "Bearer new":
+            return Reply(body=MANIFEST)
+        if asked.authorization == "Bearer old":
+            return Reply(403)
+        return Reply(401, headers=[("WWW-Authenticate", f'Bearer realm="{realm.url()}/token",service="s"')])
+
+    async with (
+        Peer(lambda asked: token("old" if asked.authorization == BASIC else "new")) as realm,
+        Peer(serve) as registry,
+        clients(config(registry.url(), credentials={"me": password}), monotonic=lambda: 1000.0) as upstreams,
+    ):
+        mine, asked = source(credentials="me"), []
+        for _ in range(6):
+            with pytest.raises(UpstreamDenied):
+                await upstreams.get_manifest(mine, "1")
+            asked.append(len(registry.asked))
+        assert asked[-1] == asked[-2]  # remembered: its retries are used up
+        rewrite(password, "other-word")
+        assert (await upstreams.get_manifest(mine, "1")).body == MANIFEST
+
+
+async def test_a_start_waits_for_no_secret_on_a_mount_that_hangs(
+    password: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held is served without it; what was written there meanwhile counts when it is used."""
+    monkeypatch.setattr("proxy.upstream.credentials.READ_WITHIN_S", 0.05)
+    rewrite(password, None)
+    os.mkfifo(password)
+    async with (
+        Peer(lambda _asked: token("new", 0)) as realm,
+        Registry(realm, "new") as registry,
+        clients(config(registry.url(), credentials={"me": password})) as upstreams,
+    ):
+        with pytest.raises(UpstreamUnavailable, match="cannot be read"):
+            await upstreams.get_manifest(source(credentials="me"), "1")
+        with password.open("w") as hanging:
+            hanging.write("too late")
+            rewrite(password, None)
+            rewrite(password, "secret-word")
+        body = None
+        while body is None:
+            with contextlib.suppress(UpstreamUnavailable):
+                body = (await upstreams.get_manifest(source(credentials="me"), "1")).body
+        assert body == MANIFEST
