@@ -42,5 +42,8 @@ class Lately(Generic[Key, Value]):
         self._young.pop(key, None)
         self._old.pop(key, None)
 
+    def clear(self) -> None:
+        self._old, self._young, self._weight = {}, {}, 0
+
     def __len__(self) -> int:
         return len(self._young.keys() | self._old.keys())

@@ -40,9 +40,12 @@ class Asked:
 
 
 class Reading:
-    """Reads requests of the registry address."""
+    """Reads requests of the registry address. What was routed by other rules is forgotten at once: it would keep all of
+    them in memory, and of 100 000 rules that is very much.
+    """
 
     def __init__(self) -> None:
+        self._rules: Rules | None = None
         self._lately: Lately[str, Asked] = Lately(TARGETS_MAX)
 
     def read(self, request: web.BaseRequest, rules: Rules, exchange: Exchange) -> Asked:
@@ -53,8 +56,11 @@ class Reading:
         if request.method not in ("GET", "HEAD"):
             raise MethodUnsupported(f"{request.method[:16]} is not served: this is a pull-through cache")
         exchange.range = request.headers.get(hdrs.RANGE)
+        if rules is not self._rules:
+            self._rules = rules
+            self._lately.clear()
         asked = self._lately.get(request.raw_path)
-        if asked is None or asked.rules is not rules:
+        if asked is None:
             asked = _read(request, rules, exchange)
             if asked.is_short:
                 self._lately.put(asked.target, asked)

@@ -47,12 +47,16 @@ class Hot:
 
     def __init__(self, pull: Pull) -> None:
         self._pull = pull
+        self._rules: Rules | None = None
         self._answers: Lately[tuple[str, str], Answer] = Lately(MOST_BYTES, _weight)
 
     def find(self, request: web.BaseRequest, rules: Rules, exchange: Exchange) -> Ready | None:
         """The answer to this very request, the exchange filled in; None if it takes the ordinary road."""
+        if rules is not self._rules:  # nothing of the old ones may be kept alive here
+            self._rules = rules
+            self._answers.clear()
         answer = self._answers.get((request.method, request.raw_path))
-        if answer is None or answer.asked.rules is not rules:
+        if answer is None:
             return None
         headers = request.headers
         if hdrs.IF_NONE_MATCH in headers or request.version < (1, 1):
@@ -73,7 +77,7 @@ class Hot:
 
     def keep(self, asked: Asked, found: ManifestAnswer, headers: Mapping[str, str], exchange: Exchange) -> None:
         """Let a 200 with these headers stand ready for the next one who asks the same, if it stands at all."""
-        if found.standing is None or asked.route is None or not asked.is_short:
+        if found.standing is None or asked.route is None or not asked.is_short or asked.rules is not self._rules:
             return
         self._answers.put(
             (exchange.method, asked.target),

@@ -1,7 +1,9 @@
 """Another configuration while pulls run: nobody loses a byte, and the next request sees it."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -384,3 +386,19 @@ async def test_requests_during_reloads_are_never_dropped(server: Reloading, regi
     done.set()
     assert set().union(*await asyncio.gather(*clients)) <= {200, 403}
     assert await server.pull(f"{APP}/manifests/1") == 200
+
+
+async def test_the_old_rules_leave_memory(server: Reloading, registry: Registry, image: Image) -> None:
+    """Once somebody has asked by the new ones: what was remembered of earlier requests holds none of them."""
+    blobs = [f"{APP}/blobs/{part.digest}" for part in image.blobs]
+    targets = [f"{APP}/manifests/1", f"{APP}/manifests/{image.digest}", *blobs]
+    old = []
+    for seconds in range(1, 5):
+        for target in targets * 2:
+            assert await server.pull(target) == 200
+        await server.rooms.downloads.idle()
+        old.append(weakref.ref(server.rooms.current.rules))
+        assert await server.take(text(registry, tags={"fresh_for": f"{seconds}s"}))
+    assert await server.pull(targets[0]) == 200
+    gc.collect()
+    assert [rules() for rules in old] == [None] * 4

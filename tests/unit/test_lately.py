@@ -28,6 +28,18 @@ def test_the_newest_value_of_a_key_counts() -> None:
     assert lately.get("a") is None
 
 
+def test_all_can_be_forgotten() -> None:
+    """Both generations, and what they weighed."""
+    lately: Lately[str, int] = Lately(2)
+    for name in "abc":
+        lately.put(name, 1)
+    lately.clear()
+    assert [lately.get(name) for name in "abc"] == [None, None, None]
+    lately.put("a", 1)
+    lately.put("b", 1)
+    assert len(lately) == 2
+
+
 def test_what_is_too_heavy_is_not_taken() -> None:
     """One value above a whole generation is refused and changes nothing."""
     lately: Lately[str, bytes] = Lately(10, len)
