@@ -59,8 +59,13 @@ class Ring:
         return self.start == self.begin
 
     @property
+    def most(self) -> int:
+        """How many bytes it may hold by now."""
+        return self._size()
+
+    @property
     def is_full(self) -> bool:
-        return self.stop - self.start >= self._size()
+        return self.stop - self.start >= self.most
 
     def add(self, piece: Piece) -> None:
         self.pieces.append(piece)

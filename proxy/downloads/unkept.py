@@ -147,11 +147,12 @@ class Unkept:
             raise refusal
         beginning = Beginning(0, transfer.digest.hasher())
         if transfer.frontier:
-            with suppress(OSError):  # what cannot be read back is fetched again, and passes its readers by
+            reading = self._ground.threads.hash(_hashed, transfer.share(), transfer.frontier, beginning.hasher.copy())
+            try:
                 async with asyncio.timeout(READ_BACK_WITHIN_S):
-                    beginning = await self._ground.threads.hash(
-                        _hashed, transfer.share(), transfer.frontier, beginning.hasher.copy()
-                    )
+                    beginning = await reading
+            except OSError:  # nobody can judge any more what was sent of it: those who took none begin anew
+                transfer.forget_behind(0)
         await self._run(transfer, self._pass(transfer, beginning, limit), limit)
 
     def _tell(self, transfer: Transfer, refusal: NotKept) -> None:
@@ -214,10 +215,12 @@ class Unkept:
                 raise NotKept(transfer.unkept or "no_room", "nobody reads it any more")
 
     def _alone(self, transfer: Transfer, reader: Reader, offset: int, beginning: Beginning, limit: int) -> Pass:
-        """A pass for one reader that the shared one has left behind, from where it stands as far as hashes allow."""
+        """A pass for one reader that the shared one left behind. TransferFailed: it took what no hash can judge now."""
         origin = _origin_of(transfer, reader)
         if reader.trail is not None and reader.trail[0] == offset:
             beginning = Beginning(*reader.trail)
+        elif reader.taken and beginning.begin != offset:
+            raise TransferFailed(transfer.upstream, f"what was sent up to byte {offset} cannot be judged any more")
         elif beginning.begin > offset:
             beginning = Beginning(0, transfer.digest.hasher())
         alone = Pass(

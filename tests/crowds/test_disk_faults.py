@@ -1,6 +1,8 @@
 """A disk that refuses in mid-transfer: nobody hangs, nobody gets wrong bytes, and it recovers without a restart."""
 
 import asyncio
+import errno
+import io
 import resource
 import socket
 from collections.abc import Iterator
@@ -10,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from proxy.events import HydrationEnded, NotStored
+from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Blob, blob, manifest
 from tests.support.leaks import Footprint
 from tests.support.proxy import Proxy, proxied
 from tests.support.registry import Registry
 from tests.support.site import settled
+from tests.support.wire import Gate
 
 MIB = 1 << 20
 REPOSITORY = "team/app"
@@ -56,6 +60,34 @@ async def test_a_disk_that_fills_up_in_mid_transfer(proxy: Proxy, registry: Regi
     await proxy.quiet()
     assert proxy.stored(wanted.digest) == wanted.data
     assert Footprint.here().files <= before + 4
+
+
+async def test_what_cannot_be_read_back_is_joined_to_nothing(
+    proxy: Proxy, registry: Registry, wanted: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk refuses, and what it has cannot be read back to be hashed: whoever took bytes of a first answer, which
+    nobody can judge any more, is dropped; not one of them goes on with the bytes of a second one.
+    """
+
+    def unreadable(file: io.FileIO, *_: object) -> None:
+        file.close()
+        raise OSError(errno.EIO, "injected: it cannot be read back")
+
+    monkeypatch.setattr("proxy.downloads.unkept._hashed", unreadable)
+    half, held = MIB // 2, Gate()
+    registry.script(wanted.digest, script.spoil(1000), script.gate(held, half), times=1)
+    with no_file_beyond(MIB):
+        async with asyncio.timeout(20):
+            early = await proxy.start_pull(wanted)
+            assert len(await early.read(half)) == half
+            late = await proxy.start_pull(wanted, Range=f"bytes={2 * MIB}-")
+            await late.head()
+            held.open()
+            with pytest.raises(ConnectionError):
+                await early.rest()
+            assert await late.rest() == wanted.data[2 * MIB :]
+            await proxy.quiet()
+    assert proxy.stored(wanted.digest) is None
 
 
 async def test_a_stored_blob_that_cannot_be_opened_is_fetched_again(

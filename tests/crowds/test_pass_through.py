@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.downloads.ring import RING_MIN
 from proxy.errors import Denied, NotKept
 from proxy.events import BlobStored, IntegrityFailed, NotStored, TransferResumed
 from proxy.ledger import Claim
@@ -72,6 +73,24 @@ async def test_one_client_gets_every_byte(proxy: Proxy, registry: Registry, size
     assert reasons(proxy) == {"no_room"}
     assert proxy.exchanges[-1].line()["not_kept"] in ("making_room", "no_room")
     assert answer.headers["Cache-Status"].endswith(("; detail=making_room", "; detail=no_room"))
+
+
+@pytest.mark.usefixtures("hopeless")
+async def test_the_smallest_ring_finds_room_for_the_end(
+    proxy: Proxy, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hundreds of bodies going by each ring is small; one that comes in large pieces still gets to its end, though
+    its readers wait for the digest in the last but one.
+    """
+    monkeypatch.setattr("proxy.downloads.unkept.ring_size", lambda _running: RING_MIN)
+    monkeypatch.setattr("proxy.upstream.intake.LEAST", 1)
+    wanted = registry.add_blob(REPOSITORY, blob(2 * MIB))
+    gate = registry.hold(wanted.digest, after_bytes=2 * MIB - 1000)
+    pulls = [await proxy.start_pull(wanted) for _ in range(2)]
+    assert [len(await pulling.read(2 * MIB - 65536)) for pulling in pulls] == [2 * MIB - 65536] * 2
+    gate.open()
+    async with asyncio.timeout(20):
+        assert [await pulling.rest() for pulling in pulls] == [wanted.data] * 2
 
 
 @pytest.mark.usefixtures("hopeless")
