@@ -178,6 +178,8 @@ class Hydrate:
 
     async def _is_whole(self, image: Parent) -> bool:
         children = await self._index.children_of(image.place, image.digest)
+        if children is None:
+            return False
         return all([await self._pull.holds(image.place, digest) for digest, _size, _is_manifest in children])
 
     async def run(self) -> None:
@@ -243,6 +245,8 @@ class Hydrate:
         if route is None:
             return replace(job, state="failed", error="its rule is gone")
         children = await self._index.children_of(job.place, job.manifest)
+        if children is None:  # unreadable, or lost and not rebuilt yet
+            return self._postponed(job, Overloaded("the index does not know now what the image holds"))
         wanted = [(digest, size) for digest, size, is_manifest in children if not is_manifest]
         failures = await self._fill_all(route, wanted)
         if not failures:

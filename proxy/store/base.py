@@ -230,7 +230,8 @@ class Index(Protocol):
     async def parents_of(self, place: Place, child: Digest) -> Sequence[Parent]:
         """The manifests of this place that name `child` directly."""
 
-    async def children_of(self, place: Place, parent: Digest) -> Sequence[tuple[Digest, int, bool]]: ...
+    async def children_of(self, place: Place, parent: Digest) -> Sequence[tuple[Digest, int, bool]] | None:
+        """A manifest's children in order; None if the index does not know the manifest, or cannot be read now."""
 
     async def enqueue(self, job: Job) -> bool:
         """Add a job unless one for the same place and manifest is queued; True if it was added."""

@@ -9,7 +9,7 @@ import asyncio
 import os
 import queue
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from proxy.store.copies import SIDE_FILES, DatabaseBroken, check, connect, copy_whole, sqlite_faults
 from proxy.store.filesystem import Filesystem, forget, size_of_file, sync_folder, write_new
+from proxy.store.keeper import Keeper
 
 Value = TypeVar("Value")
 Row = tuple[Any, ...]
@@ -26,27 +27,7 @@ GROUP_MAX: Final = 256  # changes per transaction: bounds how long the first of 
 # Checked whole before it is used; a larger file would hold up the start, and is checked behind it.
 CHECK_FIRST: Final = 8 << 20
 
-__all__ = ["Database", "DatabaseBroken", "Keeper", "Row"]
-
-
-class Keeper:
-    """What the owner of a file does for it; everything here blocks, in the thread that opens or writes the file."""
-
-    def missing(self, path: Path) -> None:
-        """No file is there: put one, or leave it to be made empty."""
-
-    def replace(self, path: Path, error: DatabaseBroken) -> None:
-        """Set the broken file aside, and put a whole one in its place or none."""
-        raise error
-
-    def prepare(self, connection: sqlite3.Connection) -> None:
-        """Bring a file that was opened just now up to date. DatabaseBroken: it cannot be."""
-
-    def scan(self, connection: sqlite3.Connection) -> None:
-        """Look at every row. DatabaseBroken: one is damaged."""
-
-    def note(self, connection: sqlite3.Connection, entries: Sequence[Any]) -> None:
-        """A transaction that makes these changes is about to be committed."""
+__all__ = ["Database", "DatabaseBroken", "Row"]
 
 
 @dataclass(slots=True)
@@ -130,18 +111,25 @@ class Database:
 
     async def read(self, query: str, values: Row = ()) -> list[Row]:
         """Every row of a query, as of the last commit. A file that is broken is replaced first."""
+        return await self.parsed(query, values, lambda row: row)
+
+    async def parsed(self, query: str, values: Row, parse: Callable[[Row], Value]) -> list[Value]:
+        """As `read`, each row parsed in the reading thread: many rows are no work for the event loop. A row of which
+        `parse` raises DatabaseBroken has the file replaced, too.
+        """
         if not self._is_open:
             await self.alone(lambda _: None)
         generation = self.generation
         try:
-            return await asyncio.wrap_future(self._reading.submit(self._read, query, values))
+            return await asyncio.wrap_future(self._reading.submit(self._read, query, values, parse))
         except DatabaseBroken as error:
             await self.mend(generation, error)
-        return await asyncio.wrap_future(self._reading.submit(self._read, query, values))
+        return await asyncio.wrap_future(self._reading.submit(self._read, query, values, parse))
 
-    def _read(self, query: str, values: Row) -> list[Row]:
+    def _read(self, query: str, values: Row, parse: Callable[[Row], Value]) -> list[Value]:
         with self._using_reader, sqlite_faults(self.path.name):
-            return self._reader.execute(query, values).fetchall()
+            rows = self._reader.execute(query, values).fetchall()
+        return [parse(row) for row in rows]
 
     async def write(
         self,

@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,14 +18,15 @@ from proxy.errors import DigestInvalid
 from proxy.log import logger
 from proxy.oci import Digest
 from proxy.rules import Place
-from proxy.store import ranks, seals
+from proxy.store import children, ranks, seals
 from proxy.store.base import Job, Parent, Rank
 from proxy.store.copies import set_aside
-from proxy.store.database import Database, DatabaseBroken, Keeper, Row
+from proxy.store.database import Database, DatabaseBroken, Row
 from proxy.store.filesystem import Filesystem
+from proxy.store.keeper import Keeper
 
 Value = TypeVar("Value")
-Children = Sequence[tuple[Digest, int, bool]]
+Children = Sequence[children.Child]
 log = logger("index")
 
 FILE: Final = "index.sqlite"
@@ -33,14 +35,6 @@ USES_MAX: Final = 50_000  # noted uses before they are written without waiting f
 ENDED_JOBS_MAX: Final = 10_000
 SIZES_MAX: Final = 1000  # earlier sizes of the cache: about six weeks, one an hour
 SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS places (id INTEGER PRIMARY KEY, scope TEXT NOT NULL, repository TEXT NOT NULL,
-    UNIQUE (scope, repository));
-CREATE TABLE IF NOT EXISTS manifests (place INTEGER NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
-    fetched_at REAL, PRIMARY KEY (place, digest)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS children (place INTEGER NOT NULL, parent TEXT NOT NULL, position INTEGER NOT NULL,
-    child TEXT NOT NULL, size INTEGER NOT NULL, is_manifest INTEGER NOT NULL,
-    PRIMARY KEY (place, parent, position)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS parents ON children (place, child, size, parent);
 CREATE TABLE IF NOT EXISTS jobs (scope TEXT NOT NULL, repository TEXT NOT NULL, manifest TEXT NOT NULL,
     rule TEXT NOT NULL, queued_at REAL NOT NULL, due_at REAL NOT NULL, attempts INTEGER NOT NULL,
     state TEXT NOT NULL, error TEXT, PRIMARY KEY (scope, repository, manifest));
@@ -52,24 +46,7 @@ CREATE TABLE IF NOT EXISTS ranks (scope TEXT NOT NULL, repository TEXT NOT NULL,
     is_main INTEGER NOT NULL, position INTEGER NOT NULL, uses INTEGER NOT NULL, counted INTEGER NOT NULL,
     PRIMARY KEY (scope, repository, digest)) WITHOUT ROWID;
 """
-EVERYTHING: Final = SCHEMA + seals.SCHEMA
-# A save that is not of a client's GET does not undo the GET that was.
-SAVE_MANIFEST: Final = """
-INSERT INTO manifests VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE
-SET media_type = excluded.media_type, fetched_at = coalesce(excluded.fetched_at, manifests.fetched_at)
-"""
-PARENTS: Final = """
-SELECT DISTINCT m.digest, m.media_type, m.fetched_at FROM places p JOIN children c ON c.place = p.id
-JOIN manifests m ON m.place = c.place AND m.digest = c.parent WHERE p.scope=? AND p.repository=? AND c.child=?
-"""
-CHILDREN: Final = """
-SELECT c.child, c.size, c.is_manifest FROM places p JOIN children c ON c.place = p.id
-WHERE p.scope=? AND p.repository=? AND c.parent=? ORDER BY c.position
-"""
-SIZE: Final = """
-SELECT c.size FROM places p JOIN children c ON c.place = p.id
-WHERE p.scope=? AND p.repository=? AND c.child=? LIMIT 1
-"""
+EVERYTHING: Final = children.SCHEMA + SCHEMA + seals.SCHEMA
 USES: Final = "SELECT digest, used_at FROM uses WHERE digest IN (SELECT value FROM json_each(?))"
 JOBS: Final = "SELECT scope, repository, manifest, rule, queued_at, due_at, attempts, state, error FROM jobs"
 SAVE_JOB: Final = """
@@ -94,6 +71,9 @@ class IndexKeeper(Keeper):
     def replace(self, path: Path, error: DatabaseBroken) -> None:
         aside = set_aside(path, self._files)
         log.warning("the index is broken and set aside; it starts empty", file=aside.name, error=str(error))
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        children.upgrade(connection)
 
 
 class SqliteIndex:
@@ -133,26 +113,27 @@ class SqliteIndex:
         """What the last operation failed with, None if it worked: for health."""
         return self._trouble
 
-    async def save_manifest(self, parent: Parent, children: Children) -> None:
-        await self._write(lambda connection: _save_manifest(connection, parent, children))
-        self._sizes.update(((parent.place, digest), size) for digest, size, _ in children)
+    async def save_manifest(self, parent: Parent, of: Children) -> None:
+        await self._write(lambda connection: children.save(connection, parent, of))
+        self._sizes.update(((parent.place, digest), size) for digest, size, _ in of)
 
     async def size_of(self, place: Place, child: Digest) -> int | None:
         if (known := self._sizes.get((place, child))) is not None:
             return known
-        sizes = await self._read(SIZE, (*_of(place), str(child)), lambda row: int(row[0]))
-        if not sizes:
+        found = await self._read(children.SIZE, (*_of(place), str(child)), children.parsed_child)
+        if not found or found[0] is None:
             return None
-        self._sizes[place, child] = sizes[0]
-        return sizes[0]
+        self._sizes[place, child] = found[0][1]
+        return found[0][1]
 
     async def parents_of(self, place: Place, child: Digest) -> Sequence[Parent]:
-        return await self._read(PARENTS, (*_of(place), str(child)), lambda row: _parent(place, row))
+        parse = partial(children.parsed_parent, place)
+        found = await self._read(children.PARENTS, (*_of(place), str(child)), parse)
+        return list(dict.fromkeys(found))  # one that names the child twice is one parent
 
-    async def children_of(self, place: Place, parent: Digest) -> Children:
-        return await self._read(
-            CHILDREN, (*_of(place), str(parent)), lambda row: (Digest.parse(row[0]), int(row[1]), bool(row[2]))
-        )
+    async def children_of(self, place: Place, parent: Digest) -> Children | None:
+        found = await self._read(children.CHILDREN, (*_of(place), str(parent)), children.parsed_child)
+        return [child for child in found if child is not None] if found else None
 
     async def enqueue(self, job: Job) -> bool:
         row = _job_row(job)
@@ -221,7 +202,7 @@ class SqliteIndex:
 
     async def _read(self, query: str, values: Row, parse: Callable[[Row], Value]) -> list[Value]:
         try:
-            found = [parse(row) for row in await self.database.read(query, values)]
+            found = await self.database.parsed(query, values, parse)
         except (OSError, DigestInvalid) as error:
             self._note(str(error))
             return []
@@ -249,18 +230,6 @@ def _of(place: Place) -> tuple[str, str]:
     return place.scope, place.repository
 
 
-def _save_manifest(connection: sqlite3.Connection, parent: Parent, children: Children) -> None:
-    digest = str(parent.digest)
-    connection.execute("INSERT OR IGNORE INTO places (scope, repository) VALUES (?, ?)", _of(parent.place))
-    [place] = connection.execute("SELECT id FROM places WHERE scope=? AND repository=?", _of(parent.place)).fetchone()
-    connection.execute(SAVE_MANIFEST, (place, digest, parent.media_type, parent.fetched_at))
-    connection.execute("DELETE FROM children WHERE place=? AND parent=?", (place, digest))
-    connection.executemany(
-        "INSERT INTO children VALUES (?, ?, ?, ?, ?, ?)",
-        [(place, digest, at, str(child), size, is_manifest) for at, (child, size, is_manifest) in enumerate(children)],
-    )
-
-
 def _save_uses(connection: sqlite3.Connection, uses: dict[Digest, float], counts: Mapping[Digest, int]) -> None:
     connection.executemany(SAVE_USE, [(str(digest), used_at) for digest, used_at in uses.items()])
     connection.executemany(ranks.ADD_COUNT, [(str(digest), times) for digest, times in counts.items()])
@@ -272,11 +241,6 @@ def _save_size(connection: sqlite3.Connection, at: float, taken: int) -> None:
     connection.execute(
         "DELETE FROM sizes WHERE at NOT IN (SELECT at FROM sizes ORDER BY at DESC LIMIT ?)", (SIZES_MAX,)
     )
-
-
-def _parent(place: Place, row: Row) -> Parent:
-    digest, media_type, fetched_at = row
-    return Parent(place, Digest.parse(digest), media_type, fetched_at)
 
 
 def _job_row(job: Job) -> Row:

@@ -19,7 +19,7 @@ from proxy.rules import Place
 from proxy.store import rows
 from proxy.store.base import Link
 from proxy.store.copies import copy_whole
-from proxy.store.database import Database, DatabaseBroken, Row
+from proxy.store.database import Database
 from proxy.store.filesystem import Filesystem
 from proxy.store.restore import BACKUP, RecordsKeeper
 from proxy.store.rows import parse_link, parse_tag
@@ -73,7 +73,9 @@ class SqliteRecords:
         if (known := self._tags.values.get((place, tag))) is not None:
             return known
         changes = self._tags.changes
-        found = await self._read(f"{rows.TAGS} WHERE scope=? AND repository=? AND tag=?", (*_of(place), tag), parse_tag)
+        found = await self.database.parsed(
+            f"{rows.TAGS} WHERE scope=? AND repository=? AND tag=?", (*_of(place), tag), parse_tag
+        )
         if not found:
             return None
         [(_, _, record)] = found
@@ -88,14 +90,14 @@ class SqliteRecords:
         await self._drop(self._tags, "untag", place, [tag])
 
     async def tags(self, place: Place) -> dict[str, TagRecord]:
-        found = await self._read(f"{rows.TAGS} WHERE scope=? AND repository=?", _of(place), parse_tag)
+        found = await self.database.parsed(f"{rows.TAGS} WHERE scope=? AND repository=?", _of(place), parse_tag)
         return {tag: record for _, tag, record in found}
 
     async def link(self, place: Place, digest: Digest) -> Link | None:
         if (known := self._links.values.get((place, digest))) is not None:
             return known
         changes = self._links.changes
-        found = await self._read(rows.ONE_LINK, (*_of(place), str(digest)), parse_link)
+        found = await self.database.parsed(rows.ONE_LINK, (*_of(place), str(digest)), parse_link)
         if not found:
             return None
         if changes == self._links.changes and not self.database.pending:
@@ -133,17 +135,8 @@ class SqliteRecords:
     async def _change(self, what: Sequence[Any], then: Callable[[list[Link]], object] | None = None) -> None:
         await self.database.write(lambda connection: rows.apply(connection, what), then, entry=what)
 
-    async def _read(self, query: str, values: Row, parse: Callable[[Row], Value]) -> list[Value]:
-        """Parsed rows. A row that is damaged has the file replaced, and is asked for again."""
-        generation = self.database.generation
-        try:
-            return [parse(row) for row in await self.database.read(query, values)]
-        except DatabaseBroken as error:
-            await self.database.mend(generation, error)
-        return [parse(row) for row in await self.database.read(query, values)]
-
     async def refusals(self) -> dict[str, float]:
-        return dict(await self._read(rows.REFUSALS, (), rows.parse_refusal))
+        return dict(await self.database.parsed(rows.REFUSALS, (), rows.parse_refusal))
 
     async def save_refusal(self, scope: str, since: float) -> None:
         await self._change(rows.refused(scope, since))
@@ -156,7 +149,7 @@ class SqliteRecords:
         return [Place(scope, repository) for scope, repository in await self.database.read(query)]
 
     async def links(self, place: Place) -> Sequence[Link]:
-        return await self._read(f"{rows.LINKS} WHERE scope=? AND repository=?", _of(place), parse_link)
+        return await self.database.parsed(f"{rows.LINKS} WHERE scope=? AND repository=?", _of(place), parse_link)
 
     async def check(self) -> None:
         """Read a file that was too large to be checked at the start; see that a backup and all changes are there.

@@ -16,8 +16,8 @@ from proxy.log import logger
 from proxy.store import rows
 from proxy.store.changelog import Change, ChangeLog
 from proxy.store.copies import DatabaseBroken, check, copy_whole, readable, set_aside, sqlite_faults
-from proxy.store.database import Keeper
 from proxy.store.filesystem import Filesystem, size_of_file
+from proxy.store.keeper import Keeper
 
 log = logger("records")
 BACKUP: Final = "records.backup.sqlite"

@@ -30,7 +30,7 @@ async def test_a_lost_index_is_rebuilt_while_serving(cache_dir: Path, registry: 
             assert (await proxy.pull(part)).body == part.data
         assert await reindex(proxy.rooms.ground, proxy.rooms.manifests) == 1  # once more, waited for
         index = proxy.rooms.disk.index
-        assert [child for child, _, _ in await index.children_of(place, image.digest)] == [
-            p.digest for p in image.blobs
-        ]
+        known = await index.children_of(place, image.digest)
+        assert known is not None
+        assert [child for child, _, _ in known] == [p.digest for p in image.blobs]
         assert await index.size_of(place, image.layers[0].digest) == 200_000

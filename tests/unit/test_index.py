@@ -40,7 +40,7 @@ async def test_an_empty_index_knows_nothing(index: SqliteIndex) -> None:
     assert index.is_new
     assert await index.size_of(PLACE, digest("layer")) is None
     assert await index.parents_of(PLACE, digest("layer")) == []
-    assert await index.children_of(PLACE, digest("manifest")) == []
+    assert await index.children_of(PLACE, digest("manifest")) is None
     assert await index.jobs() == []
     assert await index.last_used([digest("layer")]) == {}
     assert await index.last_used([]) == {}
@@ -182,7 +182,7 @@ async def test_pulls_are_counted_and_forgotten_with_their_manifest(index: Sqlite
     await index.flush()
     await index.forget_manifests(PLACE, [MANIFEST.digest])
     assert await index.parents_of(PLACE, digest("layer")) == []
-    assert await index.children_of(PLACE, MANIFEST.digest) == []
+    assert await index.children_of(PLACE, MANIFEST.digest) is None
     assert len(await index.parents_of(PRIVATE, digest("layer"))) == 1
     assert (await index.times())[MANIFEST.digest] == 3
     await index.forget_manifests(PRIVATE, [MANIFEST.digest])
@@ -246,6 +246,51 @@ async def test_a_damaged_index_starts_empty(tmp_path: Path, damage: str) -> None
     )
 
 
+@pytest.mark.parametrize("column", ["size = size + 1", "child = replace(child, 'a', 'b')", "is_manifest = 1"])
+async def test_a_row_that_is_not_as_written_is_not_believed(index: SqliteIndex, tmp_path: Path, column: str) -> None:
+    """A bit that flipped in a child's row, where SQLite sees nothing wrong: the index is taken anew, at work."""
+    await index.save_manifest(MANIFEST, CHILDREN)
+    await index.save_manifest(replace(MANIFEST, place=PRIVATE), CHILDREN)
+    index._sizes.clear()  # as after a start
+    connection = sqlite3.connect(tmp_path / "index.sqlite")
+    connection.execute(f"UPDATE children SET {column} WHERE position = 1")
+    connection.commit()
+    connection.close()
+    with capture_logs() as lines:
+        assert await index.children_of(PLACE, MANIFEST.digest) is None
+    assert [line["event"] for line in lines] == ["the index is broken and set aside; it starts empty"]
+    assert (index.is_new, index.generation) == (True, 2)
+    assert await index.size_of(PLACE, digest("layer")) is None
+    await index.save_manifest(MANIFEST, CHILDREN)
+    assert await index.children_of(PLACE, MANIFEST.digest) == CHILDREN
+
+
+async def test_an_index_without_crcs_is_brought_up_to_date(tmp_path: Path) -> None:
+    """One of an earlier version is read as it is, and its rows prove themselves from the next save on."""
+    index = SqliteIndex.open(tmp_path, Filesystem())
+    await index.save_manifest(MANIFEST, CHILDREN)
+    await index.close()
+    connection = sqlite3.connect(tmp_path / "index.sqlite")
+    connection.execute("ALTER TABLE children DROP COLUMN crc")
+    connection.close()
+    second = SqliteIndex.open(tmp_path, Filesystem())
+    assert await second.children_of(PLACE, MANIFEST.digest) == CHILDREN
+    assert await second.parents_of(PLACE, digest("layer")) == [MANIFEST]
+    assert second.generation == 1
+    await second.save_manifest(MANIFEST, CHILDREN)
+    rows = await second.database.read("SELECT crc FROM children")
+    assert len(rows) == len(CHILDREN)
+    assert all(crc is not None for [crc] in rows)
+    await second.close()
+
+
+async def test_a_manifest_without_children_is_known(index: SqliteIndex) -> None:
+    """To have none is another thing than not to be known."""
+    await index.save_manifest(MANIFEST, [])
+    assert await index.children_of(PLACE, MANIFEST.digest) == []
+    assert await index.children_of(PRIVATE, MANIFEST.digest) is None
+
+
 async def test_a_failing_index_fails_no_request(index: SqliteIndex, tmp_path: Path) -> None:
     """With its tables gone it answers as if nothing were known, says so once, and works again when they are back."""
     await index.save_manifest(MANIFEST, CHILDREN)
@@ -253,7 +298,7 @@ async def test_a_failing_index_fails_no_request(index: SqliteIndex, tmp_path: Pa
     connection.execute("ALTER TABLE children RENAME TO away")
     with capture_logs() as lines:
         await index.save_manifest(MANIFEST, CHILDREN)
-        assert await index.children_of(PLACE, MANIFEST.digest) == []
+        assert await index.children_of(PLACE, MANIFEST.digest) is None
         assert await index.parents_of(PLACE, digest("layer")) == []
         assert index.trouble
         connection.execute("ALTER TABLE away RENAME TO children")
