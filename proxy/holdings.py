@@ -1,25 +1,26 @@
 """What each place holds, told by its links and the manifests themselves: images, their content, and who shares it.
 
-Reads records and manifest bodies, never the index: what is evicted by this must be right even where the index was
-lost. Invariant: a manifest that cannot be read counts as one without children, and is itself still held. Who
-deletes by what is found asks `strictly`: there it is an error, since its layers would look like nobody's.
+Reads records and manifest bodies, each against its digest; not the index, since what is evicted by this must be right
+even where the index was lost. Invariant: a manifest that cannot be read counts as one without children, and is itself
+still held. Who deletes by what is found asks `strictly`, so that its layers do not look like nobody's: there the index
+tells them, and where it cannot, all that the place holds may be its own.
 """
 
 import asyncio
 import errno
 import io
-import json
-from collections.abc import AsyncIterator, Collection, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from cachetools import LRUCache
 
+from proxy.contents import Contents, Part, contents_of
 from proxy.errors import Denied, NameUnknown
 from proxy.freshness import TagRecord
 from proxy.ground import Ground
 from proxy.log import logger
-from proxy.oci import INDEX_TYPES, Digest, ManifestAmbiguous, parse_manifest
+from proxy.oci import INDEX_TYPES, Digest, ManifestAmbiguous
 from proxy.reference import ClientReference
 from proxy.rules import Place, Rules
 from proxy.store.base import Link
@@ -28,24 +29,9 @@ log = logger("holdings")
 CONTENTS_MAX: Final = 20_000  # manifests whose children are kept in memory, about 1 KB each
 READ_AT_ONCE: Final = 16
 BODY_MAX: Final = 64 << 20  # more than any `max_manifest`: what is larger is no manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One child of a manifest. `platform` is `os/architecture[/variant]`, for the manifests of an index."""
-
-    digest: Digest
-    size: int
-    is_manifest: bool
-    platform: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """A manifest's own size in bytes and its children; those that no registry serves (foreign layers) left out."""
-
-    size: int
-    parts: tuple[Part, ...]
+MANY: Final = 500  # manifests of one place that are put together in a thread, not on the event loop
+# The process or the machine lacks something for a moment: that says nothing about one file.
+PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +72,7 @@ class Holdings:
 
     def __init__(self, ground: Ground) -> None:
         self._records = ground.records
+        self._index = ground.index
         self._store = ground.blobs
         self._threads = ground.threads
         self._contents: LRUCache[Digest, Contents] = LRUCache(CONTENTS_MAX)
@@ -99,7 +86,7 @@ class Holdings:
     ) -> AsyncIterator[HeldImage]:
         """Every image of every place. `stored` is what is here, where that was looked up just now.
 
-        `strictly`: OSError where a manifest is here and cannot be read now.
+        `strictly`: every manifest has at least the children that it really has. OSError: that cannot be told now.
         """
         for place in await self.places():
             for image in await self.images_of(place, stored, strictly=strictly):
@@ -112,20 +99,11 @@ class Holdings:
         tags: dict[Digest, dict[str, TagRecord]] = {}
         for tag, record in sorted((await self._records.tags(place)).items()):
             tags.setdefault(record.descriptor.digest, {})[tag] = record
-        manifests = {link.digest: link for link in await self._records.links(place) if link.media_type is not None}
-        contents = await self._all_contents(list(manifests.values()), stored, strictly)
-        named = {part.digest for held in contents.values() for part in held.parts if part.is_manifest}
-        untagged = [digest for digest in manifests if digest not in tags and digest not in named]
-        return [
-            HeldImage(
-                place=place,
-                digest=digest,
-                media_type=_media_type(manifests.get(digest), tags.get(digest, {})),
-                tags=tags.get(digest, {}),
-                manifests=_reachable(digest, contents),
-            )
-            for digest in (*tags, *sorted(untagged, key=str))
-        ]
+        links = [link for link in await self._records.links(place) if link.media_type is not None]
+        contents = await self._all_contents(links, stored, strictly)
+        if len(links) < MANY:
+            return _put_together(place, tags, links, contents)
+        return await self._threads.disk(_put_together, place, tags, links, contents)
 
     async def image(self, place: Place, digest: Digest) -> HeldImage | None:
         """One manifest of a place with all below it, whatever names it; None if the place does not hold it."""
@@ -168,35 +146,54 @@ class Holdings:
                 return known
             body = await self._read(digest)
         except OSError as error:
-            if strictly:
+            if not strictly:
+                log.warning("a stored manifest cannot be read", digest=str(digest), error=str(error))
+                return None
+            if error.errno in PASSING:
                 raise
-            log.warning("a stored manifest cannot be read", digest=str(digest), error=str(error))
-            return None
+            return await self._remembered(link, str(error), is_here=True)
         if body is None:
-            if strictly and await self._is_here(digest):
-                raise OSError(errno.EIO, f"the manifest {digest} is here and cannot be read")
-            return None
+            return await self._remembered(link, "it is bad or gone", await self._is_here(digest)) if strictly else None
         try:
-            found = self._contents[digest] = _contents_of(body, link.media_type)
+            found = self._contents[digest] = contents_of(body, link.media_type)
         except ManifestAmbiguous as error:
             log.warning("a stored manifest makes no sense", digest=str(digest), error=str(error))
             return Contents(len(body), ())
         return found
 
+    async def _remembered(self, link: Link, why: str, is_here: bool) -> Contents | None:
+        """What a manifest holds that cannot be read: as the index has it. Where it has nothing, and the manifest is
+        here: all that its place holds, since any of it may be its own.
+        """
+        children: Iterable[tuple[Digest, int, bool]] | None = await self._index.children_of(link.place, link.digest)
+        is_guess = children is None
+        if children is None:
+            if not is_here:
+                return None
+            children = [(other.digest, other.size, False) for other in await self.links(link.place)]
+        log.warning("a stored manifest cannot be read; its layers are spared", digest=str(link.digest), error=why)
+        parts = (Part(digest, size, is_manifest) for digest, size, is_manifest in children if digest != link.digest)
+        return Contents(link.size, tuple(parts), is_guess)
+
     async def _is_here(self, digest: Digest) -> bool:
         return await self._store.stat(digest) is not None
 
     async def _read(self, digest: Digest) -> bytes | None:
+        """A manifest's body; one that does not hash to its name is set aside, and not here any more."""
         opened = await self._store.read(digest)
         if opened is None:
             return None
         try:
-            return await self._threads.disk(_read_at_most, opened.file, BODY_MAX)
+            body, is_true = await self._threads.disk(_read_checked, opened.file, digest)
         except OSError as error:
             opened.failed(error)
             raise
         finally:
             opened.close()
+        if is_true:
+            return body
+        await self._store.condemn(digest, "a manifest's bytes do not hash to it")
+        return None
 
     async def sizes(self, digests: Collection[Digest] | None = None) -> dict[Digest, int]:
         """The stored ones of `digests` with their sizes in bytes; of everything stored for None, in one pass."""
@@ -238,8 +235,32 @@ def upstream_of(place: Place) -> str:
     return place.scope.partition("|")[0]
 
 
-def _read_at_most(file: io.FileIO, limit: int) -> bytes:
-    return file.read(limit) or b""
+def _read_checked(file: io.FileIO, digest: Digest) -> tuple[bytes, bool]:
+    """At most BODY_MAX bytes, and whether they are the digest's; what is larger is not asked."""
+    body = file.read(BODY_MAX) or b""
+    return body, len(body) == BODY_MAX or digest.matches(body)
+
+
+def _put_together(
+    place: Place,
+    tags: Mapping[Digest, Mapping[str, TagRecord]],
+    links: Sequence[Link],
+    contents: Mapping[Digest, Contents],
+) -> list[HeldImage]:
+    """Those with tags in the order of these, then those that no tag and no index names."""
+    manifests = {link.digest: link for link in links}
+    named = {part.digest for held in contents.values() for part in held.parts if part.is_manifest}
+    untagged = [digest for digest in manifests if digest not in tags and digest not in named]
+    return [
+        HeldImage(
+            place=place,
+            digest=digest,
+            media_type=_media_type(manifests.get(digest), tags.get(digest, {})),
+            tags=tags.get(digest, {}),
+            manifests=_reachable(digest, contents),
+        )
+        for digest in (*tags, *sorted(untagged, key=str))
+    ]
 
 
 def _media_type(link: Link | None, tags: Mapping[str, TagRecord]) -> str:
@@ -258,29 +279,4 @@ def _reachable(root: Digest, contents: Mapping[Digest, Contents]) -> dict[Digest
             continue
         found[digest] = contents[digest]
         waiting += [part.digest for part in contents[digest].parts if part.is_manifest]
-    return found
-
-
-def _contents_of(body: bytes, media_type: str | None) -> Contents:
-    children = parse_manifest(body, media_type).children
-    platforms = _platforms(body)
-    return Contents(
-        len(body),
-        tuple(
-            Part(child.descriptor.digest, child.descriptor.size, child.is_manifest, platforms.get(number))
-            for number, child in enumerate(children)
-            if not child.is_foreign
-        ),
-    )
-
-
-def _platforms(body: bytes) -> dict[int, str]:
-    """The platforms of an index's manifests by their place in it; what is no platform is left out."""
-    found: dict[int, str] = {}
-    listed = json.loads(body).get("manifests")
-    for number, item in enumerate(listed if isinstance(listed, list) else ()):
-        platform = item.get("platform")
-        if isinstance(platform, dict):
-            words = [platform.get(key) for key in ("os", "architecture", "variant")]
-            found[number] = "/".join(word for word in words if isinstance(word, str) and word)[:80]
     return found

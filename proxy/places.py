@@ -1,13 +1,11 @@
 """How a place is called from outside, and which rule leads there now. Pure."""
 
-from collections.abc import Iterable
-
 from proxy.errors import CisternError
 from proxy.holdings import plain_name, upstream_of
 from proxy.rules import Place, Rules
 
 
-def named(rules: Rules, listing: Iterable[str], place: Place) -> tuple[str, str | None]:
+def named(rules: Rules, place: Place) -> tuple[str, str | None]:
     """How a client would write the repository of a place, and the rule that it takes; None if none leads there."""
     plain = plain_name(place)
     try:
@@ -16,16 +14,15 @@ def named(rules: Rules, listing: Iterable[str], place: Place) -> tuple[str, str 
             return plain, route.rule
     except CisternError:
         pass  # no rule stands for it there, but one by its own path may
-    for rule in listing:
-        if (route_in := rules.route_in(rule, place)) is not None:
-            return _own_name(rules, rule, place) or plain, route_in.rule
+    for route in rules.leading_to(place):
+        return _own_name(rules, route.rule, place) or plain, route.rule
     return plain, None
 
 
 def _own_name(rules: Rules, rule: str, place: Place) -> str | None:
     """The name under a rule's own path."""
-    view = next(view for view in rules.listing() if view.name == rule)
-    if view.repository is None:
+    view = rules.named(rule)
+    if view is None or view.repository is None:
         return None
     within = view.upstream.partition("/")[2].removesuffix("*")
     return view.repository.removesuffix("*") + (

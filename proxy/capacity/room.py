@@ -208,6 +208,15 @@ class Capacity:
                 self._dropping.discard(part)
                 await self.made()
 
+    async def drop_bad_content(self) -> None:
+        """Delete what was set aside, the oldest first, while room is short: a whole image is worth more. OSError: the
+        disk refuses.
+        """
+        while self.excess() and (gone := await self._disk.threads.disk(self._disk.quarantine.drop_oldest)) is not None:
+            self._disk.ledger.beside -= gone.freed
+            log.warning("bad content that was set aside was deleted to make room", file=gone.name, bytes=gone.freed)
+            await self.made()
+
     def refused(self, error: OSError) -> str:
         return self.trouble.note(error)
 

@@ -18,7 +18,8 @@ Key = tuple[Place, Digest]
 @dataclass(frozen=True, slots=True)
 class Node:
     """One image: `manifests` are those of its digests that are manifests; `rule` leads to it, None if none does;
-    `since` is when it came, as far as is known (Unix seconds).
+    `since` is when it came, as far as is known (Unix seconds). `is_guess`: nobody knows what it needs, and `reach` is
+    all that it may be.
     """
 
     key: Key
@@ -27,6 +28,7 @@ class Node:
     manifests: frozenset[Digest]
     rule: str | None
     since: float = 0.0
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,15 @@ class Dropped:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What no image reaches, what each rule's images take, and how many bytes could go at most."""
+
+    unused: tuple[Digest, ...]
+    by_rule: Mapping[str, int]
+    freeable: int
+
+
 class Graph:
     """The images of one moment. `taken` is what each stored digest takes on the disk, in bytes."""
 
@@ -47,6 +58,7 @@ class Graph:
         self.taken = taken
         self._users = Counter(digest for node in self.nodes.values() for digest in node.reach)
         self._users_here = Counter((node.key[0], digest) for node in self.nodes.values() for digest in node.reach)
+        self._guesses = Counter(node.key[0] for node in self.nodes.values() if node.is_guess)
 
     def size(self, node: Node) -> int:
         """What an image takes with all that it shares."""
@@ -55,6 +67,10 @@ class Graph:
     def own(self, node: Node) -> list[Digest]:
         """What goes when this image does: its manifests, and what no other image needs."""
         return [digest for digest in node.reach if digest in node.manifests or self._users[digest] == 1]
+
+    def goes_in_vain(self, node: Node) -> bool:
+        """Whether nothing would be freed by it, since an image of its place may need all that it has."""
+        return not node.is_guess and bool(self._guesses[node.key[0]])
 
     def unused(self) -> list[Digest]:
         """What is stored and no image reaches."""
@@ -73,9 +89,14 @@ class Graph:
                 held.setdefault(node.rule, set()).update(node.reach)
         return {rule: sum(self.taken.get(digest, 0) for digest in digests) for rule, digests in held.items()}
 
+    def prospect(self, is_busy: Callable[[Digest], bool]) -> "Prospect":
+        """What making room begins with; takes a while for many digests."""
+        return Prospect(tuple(self.unused()), self.by_rule(), self.freeable(is_busy))
+
     def drop(self, key: Key) -> Dropped:
         """Take an image out; what goes with it, manifests first: what is half gone is refused at its manifest."""
         node = self.nodes.pop(key)
+        self._guesses[key[0]] -= node.is_guess
         content: list[Digest] = []
         links: list[Digest] = []
         for digest in sorted(node.reach, key=lambda digest: digest not in node.manifests):
@@ -108,6 +129,7 @@ def graph_of(
                 frozenset((image.digest, *image.manifests)),
                 rule_of.get(image.place),
                 min((record.first_seen for record in image.tags.values()), default=used.get(image.digest, 0.0)),
+                any(held.is_guess for held in image.manifests.values()),
             )
             for image in images
         ),

@@ -1,11 +1,14 @@
-"""Makes room when the capacity room calls for it: kept parts first, then what `choose` says, piece by piece.
+"""Makes room when the capacity room calls for it: kept parts and bad content first, then what `choose` says, piece by
+piece.
 
 Runs beside the requests: one look at what is here, then one deletion after the other, each in a disk thread, until
-there is room. What is asked for meanwhile is busy from that moment on, and spared. The policy's state is written to the
+there is room. What is asked for meanwhile is busy from that moment on, and spared. What takes long for many digests is
+worked out in a disk thread, or a little at a time: clients go on. The policy's state is written to the
 index after each round and read back at the first: an index that was lost begins again with every image new.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from cachetools import TTLCache
@@ -13,7 +16,7 @@ from cachetools import TTLCache
 from proxy.capacity import Capacity
 from proxy.events import BlobAsked, BlobStored, ManifestFetched
 from proxy.evict.choice import Loose, brought_up_to_date, choose
-from proxy.evict.graph import Graph, Key
+from proxy.evict.graph import Dropped, Graph, Key
 from proxy.evict.policy import Entry, S3Fifo
 from proxy.evict.removal import EvictReport
 from proxy.evict.room import Evict
@@ -23,11 +26,12 @@ from proxy.log import logger
 from proxy.oci import Digest
 from proxy.places import named
 from proxy.rules import Place, Rules
-from proxy.store.base import Rank
+from proxy.store.base import Link, Rank
 
 log = logger("evict")
 BUSY_S: Final = 30.0  # a pull asks for the next blob of its image within that
 BUSY_MAX: Final = 100_000
+USES_AT_ONCE: Final = 5_000  # digests per question to the index
 REST_S: Final = 5.0  # after a round that failed or could free nothing: whoever finds no room calls again at once
 
 
@@ -53,8 +57,6 @@ class MakeRoom:
         self._sleep = ground.sleep
         self._is_fetched = is_fetched
         self._policy: S3Fifo[Key] | None = None
-        self._arrived: list[Key] = []  # manifests that clients fetched since the running round looked
-        self._spared: set[Digest] = set()  # what they need
         self._busy: TTLCache[Digest, bool] = TTLCache(BUSY_MAX, BUSY_S, timer=ground.monotonic)
         ground.events.listen(ManifestFetched, self._hear)
         ground.events.listen(BlobAsked, self._hear)
@@ -62,20 +64,15 @@ class MakeRoom:
 
     def _hear(self, event: ManifestFetched | BlobAsked | BlobStored) -> None:
         self._busy[event.digest] = True
-        if isinstance(event, ManifestFetched) and self._evict.turn.locked():
-            self._arrived.append((event.route.place, event.digest))
 
     def is_busy(self, digest: Digest) -> bool:
-        """Whether content must stay now: it is read, or fetched, or was asked for a moment ago."""
-        known = digest in self._busy or digest in self._spared
-        return known or self._is_fetched(digest) or self._store.is_read(digest)
+        """Whether content must stay now: it is read, or fetched, or was asked for a moment ago. Looks only, each time
+        in one step, so that a thread may ask it for an estimate.
+        """
+        return digest in self._busy or self._is_fetched(digest) or self._store.is_read(digest)
 
-    async def _spare_what_arrived(self) -> None:
-        """What an image needs that a client fetched since the look is needed, whatever the look says."""
-        while self._arrived:
-            image = await self._holdings.image(*self._arrived.pop())
-            if image is not None:
-                self._spared.update(image.reach())
+    async def _is_spared(self, digest: Digest) -> bool:
+        return await self._evict.is_spared(digest) or self.is_busy(digest)
 
     async def run(self) -> None:
         """Make room whenever it is called for, until cancelled."""
@@ -101,58 +98,91 @@ class MakeRoom:
         """Make as much room as is called for now, as far as it goes; what went. OSError: the disk refuses."""
         report = EvictReport()
         await self._capacity.drop_kept_parts()
+        await self._capacity.drop_bad_content()
         if not self._capacity.excess():
             return report
-        async with self._evict.turn:
-            self._arrived, self._spared = [], set()
+        async with self._evict.turn():
             times = await self._index.times()
-            graph, linked, rule_of = await self._look(list(times))
+            graph, rule_of = await self._look(list(times))
             policy = await self._up_to_date(graph, times)
-            if graph.freeable(self.is_busy) < self._capacity.shortage():
+            prospect = await self._threads.disk(graph.prospect, self.is_busy)
+            if prospect.freeable < self._capacity.shortage():
                 self._capacity.wanted = 0  # nothing goes for a body that would not fit then either
-            limits = {view.name: view.max_bytes for view in self._rules().listing() if view.max_bytes is not None}
+            homes = await self._homes(frozenset(prospect.unused), rule_of)
+            pieces = choose(graph, prospect, policy, self._capacity.excess, self.is_busy, self._rules().limits)
             try:
-                for piece in choose(graph, policy, self._capacity.excess, self.is_busy, limits):
-                    await self._spare_what_arrived()
-                    if isinstance(piece, Loose):
-                        places = [place for place, digests in linked.items() if piece.digest in digests]
-                        report += await self._evict.removal.loose(piece.digest, places)
-                    else:
-                        report += await self._evict.removal.image(piece, self.is_busy)
-                        place, digest = piece.node.key
-                        rule = rule_of.get(place)
-                        log.info("image evicted", place=str(place), digest=str(digest), rule=rule, bytes=piece.bytes)
-                    await self._capacity.made()
+                for piece in pieces:
+                    report += await self._removed(piece, rule_of, homes)
             finally:
                 await self._save(policy)
         if report != EvictReport():
             log.info("room was made", **report.as_json())
         return report
 
-    async def _look(
-        self, manifests: Sequence[Digest]
-    ) -> tuple[Graph, dict[Place, frozenset[Digest]], dict[Place, str | None]]:
-        rules = self._rules()
-        linked = {
-            place: frozenset(link.digest for link in await self._holdings.links(place))
-            for place in await self._holdings.places()
-        }
-        listing = [view.name for view in rules.listing()]
-        rule_of = {place: named(rules, listing, place)[1] for place in linked}
-        used = await self._index.last_used(manifests)
-        return await self._evict.look(rule_of, used), linked, rule_of
+    async def _removed(
+        self,
+        piece: Loose | Dropped | None,
+        rule_of: Mapping[Place, str | None],
+        homes: Mapping[Digest, Sequence[Place]],
+    ) -> EvictReport:
+        if piece is None:
+            await asyncio.sleep(0)  # clients have their turn
+            return EvictReport()
+        if isinstance(piece, Loose):
+            if await self._is_spared(piece.digest):
+                return EvictReport()
+            report = await self._evict.removal.loose(piece.digest, homes.get(piece.digest, ()))
+        else:
+            report = await self._evict.removal.image(piece, self._is_spared)
+            place, digest = piece.node.key
+            rule = rule_of.get(place)
+            log.info("image evicted", place=str(place), digest=str(digest), rule=rule, bytes=piece.bytes)
+        await self._capacity.made()
+        return report
+
+    async def _homes(self, unused: frozenset[Digest], places: Iterable[Place]) -> dict[Digest, list[Place]]:
+        """The places that link what no image reaches."""
+        found: dict[Digest, list[Place]] = {}
+        for place in places if unused else ():
+            links = await self._holdings.links(place)
+            for digest in await self._threads.disk(_digests_in, links, unused):
+                found.setdefault(digest, []).append(place)
+        return found
+
+    async def _look(self, manifests: Sequence[Digest]) -> tuple[Graph, Mapping[Place, str | None]]:
+        """What is here, and which rule leads to each place."""
+        places = await self._holdings.places()
+        rule_of = await self._threads.disk(_rules_of, self._rules(), places)
+        used: dict[Digest, float] = {}
+        for start in range(0, len(manifests), USES_AT_ONCE):
+            used |= await self._index.last_used(manifests[start : start + USES_AT_ONCE])
+        return await self._evict.look(rule_of, used), rule_of
 
     async def _up_to_date(self, graph: Graph, times: Mapping[Digest, int]) -> S3Fifo[Key]:
         policy = self._policy
         if policy is None:
-            policy = self._policy = S3Fifo.restored(
-                ((rank.place, rank.digest), Entry(0, rank.order, rank.is_main, rank.uses, rank.counted))
-                for rank in await self._index.ranks()
-            )
+            policy = self._policy = await self._threads.disk(_restored, await self._index.ranks())
         await self._threads.disk(brought_up_to_date, policy, graph, times)
         return policy
 
     async def _save(self, policy: S3Fifo[Key]) -> None:
-        changed, gone = policy.changes()
-        ranks = [Rank(*key, entry.is_main, entry.order, entry.uses, entry.counted) for key, entry in changed]
-        await self._index.save_ranks(ranks, gone)
+        await self._index.save_ranks(*await self._threads.disk(_changes_of, policy))
+
+
+def _rules_of(rules: Rules, places: Iterable[Place]) -> Mapping[Place, str | None]:
+    return {place: named(rules, place)[1] for place in places}
+
+
+def _digests_in(links: Iterable[Link], wanted: frozenset[Digest]) -> list[Digest]:
+    return [link.digest for link in links if link.digest in wanted]
+
+
+def _restored(ranks: Iterable[Rank]) -> S3Fifo[Key]:
+    return S3Fifo.restored(
+        ((rank.place, rank.digest), Entry(0, rank.order, rank.is_main, rank.uses, rank.counted)) for rank in ranks
+    )
+
+
+def _changes_of(policy: S3Fifo[Key]) -> tuple[list[Rank], list[Key]]:
+    changed, gone = policy.changes()
+    return [Rank(*key, entry.is_main, entry.order, entry.uses, entry.counted) for key, entry in changed], gone

@@ -124,18 +124,20 @@ class S3Fifo(Generic[Key]):
 
     def _from_small(self, may_go: Callable[[Key], bool]) -> tuple[Key | None, bool]:
         """(the victim, whether anything moved to the main queue on the way)."""
-        promoted = False
-        while True:
-            key = next((key for key in self._small if self.entries[key].uses or may_go(key)), None)
-            if key is None:
-                return None, promoted
-            entry = self.entries[key]
-            if not entry.uses:
-                self.remove(key)
-                self._remember(key)
-                return key, promoted
-            self._promote(key, entry)
-            promoted = True
+        used: list[Key] = []
+        victim = None
+        for key in self._small:
+            if self.entries[key].uses:
+                used.append(key)
+            elif may_go(key):
+                victim = key
+                break
+        for key in used:
+            self._promote(key, self.entries[key])
+        if victim is not None:
+            self.remove(victim)
+            self._remember(victim)
+        return victim, bool(used)
 
     def _from_main(self, may_go: Callable[[Key], bool]) -> Key | None:
         while (key := next((key for key in self._main if may_go(key)), None)) is not None:

@@ -5,7 +5,7 @@ are missing; then blobs, and their links last. An eviction that a crash or a dis
 image reaches: it takes up room until the next round, which begins with it.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -38,10 +38,6 @@ class EvictReport:
         return asdict(self)
 
 
-def nobody(_digest: Digest) -> bool:
-    return False
-
-
 class Removal:
     """The deed. OSError: the disk refuses; what went by then is gone."""
 
@@ -52,8 +48,8 @@ class Removal:
         self._index = ground.index
         self._events = ground.events
 
-    async def image(self, dropped: Dropped, spared: Callable[[Digest], bool] = nobody) -> EvictReport:
-        """Drop an image; content that is `spared` by now stays, as content that no image reaches."""
+    async def image(self, dropped: Dropped, is_spared: Callable[[Digest], Awaitable[bool]]) -> EvictReport:
+        """Drop an image; content that is spared by now stays, as content that no image reaches."""
         (place, digest), node = dropped.node.key, dropped.node
         for tag in node.tags:
             await self._records.drop_tag(place, tag)
@@ -67,7 +63,7 @@ class Removal:
         for found in dropped.content:
             if found in node.manifests:
                 continue
-            if spared(found):
+            if await is_spared(found):
                 stay.add(found)
                 continue
             report += await self.content(found)

@@ -2,14 +2,17 @@
 
 What another image names stays, in whichever place that image is, and so does what is being read: an open file outlives
 its name. One eviction at a time, of any kind: two at once would each spare what the other one's image shares with it.
+What a client fetches the manifest of while an eviction runs is an image that its look may not have seen: it is spared.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from proxy.errors import Denied, ManifestUnknown
-from proxy.evict.graph import Graph, graph_of
+from proxy.events import ManifestFetched
+from proxy.evict.graph import Graph, Key, graph_of
 from proxy.evict.removal import EvictReport, Removal
 from proxy.ground import Ground
 from proxy.holdings import HeldImage, Holdings, plain_name
@@ -23,7 +26,7 @@ log = logger("evict")
 
 
 class Evict:
-    """Evictions that somebody asks for. `turn` is held through each; `look` is what every kind of eviction goes by."""
+    """Evictions that somebody asks for. `turn` is entered for each; `look` is what every kind of eviction goes by."""
 
     def __init__(self, ground: Ground, holdings: Holdings, manifests: Manifests, rules: Callable[[], Rules]) -> None:
         self._holdings = holdings
@@ -31,7 +34,29 @@ class Evict:
         self._records = ground.records
         self._threads = ground.threads
         self.removal = Removal(ground, manifests)
-        self.turn = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
+        self._arrived: list[Key] = []  # manifests that clients fetched in this turn
+        self._spared: set[Digest] = set()  # what they need
+        ground.events.listen(ManifestFetched, self._hear)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Around one eviction, from before its look."""
+        async with self._one_at_a_time:
+            self._arrived, self._spared = [], set()
+            yield
+
+    def _hear(self, event: ManifestFetched) -> None:
+        if self._one_at_a_time.locked():
+            self._arrived.append((event.route.place, event.digest))
+
+    async def is_spared(self, digest: Digest) -> bool:
+        """Whether an image needs it that a client fetched in this turn, whatever the look says."""
+        while self._arrived:
+            image = await self._holdings.image(*self._arrived.pop())
+            if image is not None:
+                self._spared.update(image.reach())
+        return digest in self._spared
 
     async def named(self, reference: str) -> EvictReport:
         """Evict what `reference` means to a client, or what of that name is still here though no pull leads there.
@@ -60,7 +85,7 @@ class Evict:
         return await self._evict(route.place, target)
 
     async def _evict(self, place: Place, target: str | Digest) -> EvictReport:
-        async with self.turn:
+        async with self.turn():
             images = await self._holdings.images_of(place)
             image = _find(images, place, target)
             dropped = (target,) if isinstance(target, str) else tuple(image.tags)
@@ -71,14 +96,13 @@ class Evict:
             graph = await self.look({}, {})
             if (image.place, image.digest) not in graph.nodes:  # a tag was all there was of it
                 return EvictReport(tags=len(dropped))
-            report = await self.removal.image(graph.drop((image.place, image.digest)))
+            report = await self.removal.image(graph.drop((image.place, image.digest)), self.is_spared)
             log.info("image evicted", place=str(place), digest=str(image.digest), **report.as_json())
             return replace(report, tags=len(dropped))
 
     async def look(self, rule_of: Mapping[Place, str | None], used: Mapping[Digest, float]) -> Graph:
         """Every image that is here, and what is stored. `rule_of` names the rule of a place, and `used` tells when a
-        manifest was last fetched, where that matters. OSError: a manifest cannot be read now, so that nobody knows
-        what its image needs.
+        manifest was last fetched, where that matters. OSError: nobody knows now what some image needs.
         """
         taken = await self._holdings.taken()
         images = [image async for image in self._holdings.images(taken, strictly=True)]

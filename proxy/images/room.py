@@ -52,8 +52,7 @@ class Images:
         """How much is kept."""
         survey = await self._survey()
         disk = await self._disk()
-        limits = {view.name: view.max_bytes for view in self._rules().listing() if view.max_bytes is not None}
-        return await self._threads.disk(usage_of, survey, disk, limits)
+        return await self._threads.disk(usage_of, survey, disk, self._rules().limits)
 
     async def _disk(self) -> DiskView:
         await self._capacity.look()

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from proxy.holdings import Contents, HeldImage, Part, upstream_of
+from proxy.contents import Contents, Part
+from proxy.holdings import HeldImage, upstream_of
 from proxy.oci import Digest
 from proxy.places import named
 from proxy.rules import Place, Rules
@@ -138,8 +139,7 @@ def survey_of(
 ) -> Survey:
     """Add up one look. Takes a while for many images: not for the event loop."""
     users = Counter(digest for image in images for digest in image.reach())
-    listing = [view.name for view in rules.listing()]
-    return Survey(images, stored, users, {place: named(rules, listing, place) for place in linked}, linked)
+    return Survey(images, stored, users, {place: named(rules, place) for place in linked}, linked)
 
 
 def usage_of(survey: Survey, disk: DiskView, limits: Mapping[str, int]) -> UsageView:

@@ -13,7 +13,7 @@ allowing rule is an exception to a denial only where its upstream side is longer
 """
 
 import re
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from typing import Final
 
 from proxy import oci
@@ -27,7 +27,9 @@ NAMESPACE_MAX: Final = 262  # a host name of 255, a colon, a port
 
 
 class Rules:
-    """Explicit rules in the file's order, then an implicit one for each upstream that has none of its own."""
+    """Explicit rules in the file's order, then an implicit one for each upstream that has none of its own. `limits`
+    are the soft `max_size` of those that have one, in bytes.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -50,6 +52,7 @@ class Rules:
                 self._rules.append(rule)
         self._by_name = {rule.view.name: rule for rule in self._rules}
         self._listing: tuple[RuleView, ...] | None = None
+        self.limits = {rule.name: rule.max_size for rule in config.rules if rule.max_size is not None}
 
     def route(self, name: str, *, namespace: str | None = None, prefix: str | None = None) -> Route:
         """Where `name` leads: the repository name of the path, with the `ns` value and the prefix before /v2, if any.
@@ -83,6 +86,13 @@ class Rules:
         name = f"{rule.upstream}/{place.repository}"
         route = _route(name, rule, place.repository, is_mirror=True, namespace=None)
         return route if route.place == place else None
+
+    def leading_to(self, place: Place) -> Iterator[Route]:
+        """Every route to a place, the most specific rule first: a few looks, however many rules there are."""
+        table = self._upstreams.get(place.scope.partition("|")[0])
+        for rule in () if table is None else table.every(place.repository):
+            if (route := self.route_in(rule.view.name, place)) is not None:
+                yield route
 
     def named(self, name: str) -> RuleView | None:
         """The rule of this name."""

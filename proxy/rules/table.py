@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from proxy.rules.words import RuleView
 
@@ -26,11 +27,12 @@ class Rule:
 class Table:
     """The rules of one side, by whole name and by literal before the star."""
 
-    __slots__ = ("_exact", "_longest", "_prefixes")
+    __slots__ = ("_exact", "_longest", "_others", "_prefixes")
 
     def __init__(self) -> None:
         self._exact: dict[str, Rule] = {}
         self._prefixes: dict[str, Rule] = {}
+        self._others: dict[tuple[str, bool], list[Rule]] = {}  # of one literal, those that another stands for
         self._longest = 0
 
     def add(self, literal: str, rule: Rule) -> None:
@@ -38,8 +40,11 @@ class Table:
         table = self._prefixes if rule.is_wildcard else self._exact
         self._longest = max(self._longest, len(literal))
         held = table.setdefault(literal, rule)
+        if held is rule:
+            return
         if rule.view.deny and not held.view.deny:
-            table[literal] = rule
+            table[literal], rule = rule, held
+        self._others.setdefault((literal, rule.is_wildcard), []).append(rule)
 
     def standing(self, literal: str, *, is_wildcard: bool) -> Rule | None:
         """The rule that stands for exactly this literal."""
@@ -48,6 +53,15 @@ class Table:
     def find(self, name: str) -> Rule | None:
         """The most specific rule for a name: the exact one, else the longest over it."""
         return self._exact.get(name) or next(self.over(name), None)
+
+    def every(self, name: str) -> Iterator[Rule]:
+        """Of the upstream side: every rule for a name, the most specific first, and after each one those of the same
+        literal that it stands for.
+        """
+        exact = self._exact.get(name)
+        for rule in chain(() if exact is None else (exact,), self.over(name)):
+            yield rule
+            yield from self._others.get((rule.within, rule.is_wildcard), ())
 
     def over(self, literal: str) -> Iterator[Rule]:
         """The wildcard rules over a name, or over another's literal, longest first; never that literal itself."""

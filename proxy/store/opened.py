@@ -44,6 +44,7 @@ class Disk:
     threads: Threads
     ledger: Ledger
     files: Filesystem
+    quarantine: Quarantine
 
     @property
     def parts(self) -> Path:
@@ -86,7 +87,8 @@ async def open_disk(
         stack.push_async_callback(_last_sync, seals)
         tasks = await stack.enter_async_context(Tasks())
         ledger = Ledger()
-        checks = Checks(threads, seals, Quarantine(owned.quarantine, files), ledger, tasks, on_bad)
+        quarantine = Quarantine(owned.quarantine, files)
+        checks = Checks(threads, seals, quarantine, ledger, tasks, on_bad)
         blobs = DiskStore(owned.blobs, owned.parts, threads, files, checks, ledger)
         for database in (records, index):
             tasks.start(_once(database.check), name="check a database")
@@ -95,7 +97,7 @@ async def open_disk(
         tasks.start(_every(BACKUP_EVERY_S, records.backup, pause), name="back up records")
         standing = Standing(owned, records, index, blobs, threads, files, boot_id, on_replaced)
         tasks.start(standing.run(pause), name="see that the directory stands")
-        yield Disk(owned, blobs, records, index, seals, threads, ledger, files)
+        yield Disk(owned, blobs, records, index, seals, threads, ledger, files, quarantine)
 
 
 async def _last_sync(seals: Seals) -> None:

@@ -28,8 +28,8 @@ NAME: Final = re.compile(r"[a-z0-9]+-[0-9a-f]+\.([0-9]+)")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A bad file that went: its name here, empty if it was deleted; the bytes of disk that its folder lost by it, and
-    what the folder itself takes now.
+    """A bad file that went: its name here, empty if it was deleted at once; the bytes of disk that its folder lost by
+    it, and what that folder itself takes now.
     """
 
     name: str
@@ -74,11 +74,25 @@ class Quarantine:
             return False
         return True
 
+    def drop_oldest(self) -> Taken | None:
+        """Delete the file that was set aside first, for room; None if there is none. OSError: it could not be."""
+        with self._one_at_a_time:
+            oldest = min(self._mine(), default=None, key=lambda item: item[0])
+            if oldest is None:
+                return None
+            path = Path(oldest[1].path)
+            freed = blocks_of(path)
+            forget(self._files, path)
+        return Taken(path.name, freed, blocks_of(self._folder))
+
+    def _mine(self) -> list[tuple[int, "os.DirEntry[str]"]]:
+        """What stands here of our making, each with when it came."""
+        return [(int(match[1]), entry) for entry in entries(self._folder) if (match := NAME.fullmatch(entry.name))]
+
     def _trim(self) -> None:
         """Delete the oldest ones beyond the bounds; what is not of our making stays."""
         kept = bytes_kept = 0
-        mine = [(int(match[1]), entry) for entry in entries(self._folder) if (match := NAME.fullmatch(entry.name))]
-        for _, entry in sorted(mine, key=lambda item: item[0], reverse=True):
+        for _, entry in sorted(self._mine(), key=lambda item: item[0], reverse=True):
             with suppress(OSError):
                 kept, bytes_kept = kept + 1, bytes_kept + entry.stat(follow_symlinks=False).st_size
                 if kept > FILES_MAX or bytes_kept > BYTES_MAX:

@@ -2,7 +2,7 @@
 to, as a client would.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from proxy.errors import CisternError
 from proxy.ground import Ground
@@ -10,7 +10,7 @@ from proxy.log import logger
 from proxy.manifests import Manifests
 from proxy.oci import Digest
 from proxy.pull import Pull
-from proxy.rules import Place, Route, Rules
+from proxy.rules import Route, Rules
 from proxy.store.base import Link
 
 log = logger("verify")
@@ -37,7 +37,7 @@ class Mend:
             if link is None:
                 continue
             why_not = f"no rule leads to {place} any more"
-            for route in self._routes(place):
+            for route in self._rules().leading_to(place):
                 try:
                     await self._fetch(route, link)
                 except (CisternError, OSError) as error:
@@ -48,13 +48,6 @@ class Mend:
                     return None
                 why_not = "it was fetched, and the store did not keep it"
         return why_not
-
-    def _routes(self, place: Place) -> Iterator[Route]:
-        rules = self._rules()
-        for view in rules.listing():
-            route = rules.route_in(view.name, place)
-            if route is not None:
-                yield route
 
     async def _fetch(self, route: Route, link: Link) -> None:
         if link.media_type is None:

@@ -221,7 +221,7 @@ async def test_room_that_comes_in_time_lets_it_be_kept(proxy: Proxy, registry: R
     """The client streams at once; what it was given from memory is put into a part, and the blob is kept whole."""
     wanted = registry.add_blob(REPOSITORY, blob(7 * MIB))
     gate = registry.hold(wanted.digest, after_bytes=MIB, times=1)
-    async with proxy.rooms.evict.turn:  # the round that was called for stands still
+    async with proxy.rooms.evict.turn():  # the round that was called for stands still
         pulling = await proxy.start_pull(wanted)
         await pulling.read(500_000)  # before there is room: nobody waited for it
         full.release()
@@ -238,7 +238,7 @@ async def test_room_that_comes_too_late_is_given_back(proxy: Proxy, registry: Re
     """Room that was found for a body which ends before it could be used is nobody's: no claim outlives its transfer."""
     wanted = registry.add_blob(REPOSITORY, blob(7 * MIB))
     gate = registry.hold(wanted.digest, after_bytes=MIB, times=1)
-    async with proxy.rooms.evict.turn:  # the round that was called for stands still
+    async with proxy.rooms.evict.turn():  # the round that was called for stands still
         pulling = await proxy.start_pull(wanted)
         await pulling.read(500_000)
         await gate.reached()
@@ -263,7 +263,7 @@ async def test_room_that_comes_too_late_is_given_back(proxy: Proxy, registry: Re
 async def test_what_was_kept_after_all_is_no_part_any_more(proxy: Proxy, registry: Registry, full: Claim) -> None:
     """A part that came from memory is counted, once it has its name, as what it is."""
     wanted = registry.add_blob(REPOSITORY, blob(200_000))
-    async with proxy.rooms.evict.turn:
+    async with proxy.rooms.evict.turn():
         await proxy.pull(wanted)
         full.release()
         await proxy.rooms.capacity.made()
@@ -278,7 +278,7 @@ async def test_a_body_smaller_than_the_ring_is_kept_after_it_went_by(
 ) -> None:
     """It is verified already: it only has to be written."""
     wanted = registry.add_blob(REPOSITORY, blob(200_000))
-    async with proxy.rooms.evict.turn:  # the round that was called for stands still
+    async with proxy.rooms.evict.turn():  # the round that was called for stands still
         assert (await proxy.pull(wanted)).body == wanted.data
         full.release()
         await proxy.rooms.capacity.made()

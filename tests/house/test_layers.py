@@ -9,7 +9,7 @@ from tests.house.source import PACKAGE, imports_of, name_of, python_files
 LAYERS: Final = [
     "__init__ collector errors sink",
     "oci",
-    "clients freshness lately ledger log outcome paths redirect reference remembered signing",
+    "clients contents freshness lately ledger log outcome paths redirect reference remembered signing",
     "failures tasks",
     "flights",
     "config",

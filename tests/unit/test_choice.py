@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.evict.choice import Loose, brought_up_to_date, choose
+from proxy.evict.choice import GLANCES, Loose, brought_up_to_date, choose
 from proxy.evict.graph import Dropped, Graph, Key, Node
 from proxy.evict.policy import S3Fifo
 from proxy.oci import Digest
@@ -45,11 +45,13 @@ def chosen(
     brought_up_to_date(policy, graph, {})
     brought_up_to_date(policy, graph, {node.key[1]: 2 for node in used})
     left = [wanted]
-    found = []
+    found: list[Loose | Dropped] = []
     spared = set(map(digest, busy))
-    for piece in choose(graph, policy, lambda: left[0], spared.__contains__, limits or {}):
-        left[0] -= piece.bytes
-        found.append(piece)
+    prospect = graph.prospect(spared.__contains__)
+    for piece in choose(graph, prospect, policy, lambda: left[0], spared.__contains__, limits or {}):
+        if piece is not None:
+            left[0] -= piece.bytes
+            found.append(piece)
     return found
 
 
@@ -95,6 +97,31 @@ def test_what_is_in_use_stays() -> None:
     one, two, three = image("one", "base", "x"), image("two", "base", "y"), image("three", "z")
     assert names(chosen(sized(one, two, three, loose=["l"]), 1000, busy=["x", "base", "l"])) == ["two", "three"]
     assert names(chosen(sized(one, two, three), 1000, busy=["one"])) == ["two", "three"]
+
+
+def test_one_step_is_short_however_much_there_is() -> None:
+    """With thousands of images, most of them in use, no more than GLANCES are looked at before others have a turn."""
+    nodes = [image(f"i{n}", f"l{n}") for n in range(3 * GLANCES + 7)]
+    graph = sized(*nodes, loose=[f"x{n}" for n in range(2 * GLANCES)])
+    policy: S3Fifo[Key] = S3Fifo()
+    brought_up_to_date(policy, graph, {})
+    asked = 0
+
+    def is_busy(found: Digest) -> bool:
+        nonlocal asked
+        asked += 1
+        return found != digest("l700")
+
+    prospect, steps, found = graph.prospect(lambda _: False), [], list[Dropped]()
+    for piece in choose(graph, prospect, policy, lambda: 1000, is_busy, {"one": 10}):
+        steps.append(asked)
+        asked = 0
+        if isinstance(piece, Dropped):
+            found.append(piece)
+    assert found == [], "an image of which anything is in use stays"
+    assert max(steps) <= GLANCES * 2
+    assert len(steps) > 4
+    assert sum(steps) <= 2 * GLANCES + 2 * len(nodes), "each is judged once"
 
 
 def test_what_could_go_at_most() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,29 @@ async def test_a_reader_keeps_what_it_reads(registry: Registry, cache_dir: Path)
             assert opened.file.readall() == BASE.data
         finally:
             opened.close()
+
+
+async def test_an_image_that_arrives_during_the_look_keeps_its_layers(
+    registry: Registry, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look did not see that it shares the base: its pull tells."""
+    one = registry.add(REPOSITORY, "1", manifest(BASE, layer({"one": b"1"})))
+    two = registry.add(REPOSITORY, "2", manifest(BASE, layer({"two": b"2"})))
+    async with kept(cache_dir, registry) as rooms:
+        await rooms.pull(one)
+        look = rooms.evict.look
+
+        async def looked(*args: Any) -> Any:
+            found = await look(*args)
+            await rooms.pull(two, "2")
+            return found
+
+        monkeypatch.setattr(rooms.evict, "look", looked)
+        await rooms.evict.named(f"{NAME}:1")
+        assert held(rooms, one) == {BASE.digest}
+        assert held(rooms, two) == digests_of(two)
+        assert digests_of(two) <= await links(rooms)
+        assert (await rooms.only()).complete
 
 
 async def test_a_tag_without_its_manifest_goes(registry: Registry, cache_dir: Path) -> None:

@@ -9,6 +9,7 @@ from proxy.oci import OCI_INDEX, Digest
 from proxy.reference import parse
 from proxy.rules import Place
 from proxy.store.base import Link
+from tests.support.damage import silently
 from tests.support.images import index, layer, manifest
 from tests.support.kept import REPOSITORY, kept
 from tests.support.proxy import UPSTREAM
@@ -93,3 +94,22 @@ async def test_a_name_leads_where_a_pull_of_it_would(registry: Registry, cache_d
         assert await rooms.holdings.places_named(rules, parse(f"{UPSTREAM}:443/{REPOSITORY}")) == [PLACE]
         with pytest.raises(NameUnknown):
             await rooms.holdings.places_named(rules, parse("elsewhere.test/app"))
+
+
+async def test_a_manifest_that_rotted_is_not_believed(registry: Registry, cache_dir: Path) -> None:
+    """Its bytes changed and nothing else did: it is set aside, and its layers count as the index remembers them."""
+    image = registry.add(REPOSITORY, "1", manifest(layer({"own": b"o"})))
+    async with kept(cache_dir, registry) as rooms:
+        await rooms.pull(image)
+        path = rooms.proxy.rooms.disk.blobs.path_of(image.digest)
+        silently(name_no_layers, path)
+        [held] = await rooms.holdings.images_of(PLACE, strictly=True)
+        assert set(held.reach()) == {found.digest for found in (image.manifest, *image.blobs)}
+        assert not path.exists()
+        assert len(list((cache_dir / "quarantine").iterdir())) == 1
+        [held] = await rooms.holdings.images_of(PLACE)
+        assert set(held.reach()) == {image.digest}
+
+
+def name_no_layers(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"layers", b"lAyers"))

@@ -2,18 +2,24 @@
 
 import asyncio
 import errno
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proxy import holdings
 from proxy.events import Evicted
-from proxy.evict import EvictReport
+from proxy.evict import EvictReport, make_room
+from proxy.evict import room as evict_room
+from proxy.evict.graph import Graph
 from proxy.evict.make_room import BUSY_S
 from proxy.oci import Digest
 from proxy.rules import Place
 from proxy.store.base import OpenBlob
+from proxy.tasks import Tasks
 from tests.support.blocks import blocks_under
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
@@ -251,12 +257,114 @@ async def test_a_manifest_that_cannot_be_read_now_costs_no_layer(
         assert not here(rooms, one)
 
 
+@pytest.mark.parametrize("is_remembered", [True, False], ids=["the index knows it", "nobody knows it"])
+async def test_a_manifest_that_stays_unreadable_blocks_nothing(
+    registry: Registry, cache_dir: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, is_remembered: bool
+) -> None:
+    """Its own layers stay, and so does what may be its own; all else can go, and in its turn it goes too."""
+    two, one, three = images(registry, 3)
+    other = registry.add("team/other", "1", manifest(blob(200_000, seed=80)))
+    loose = registry.add_blob("team/other", blob(9000, seed=90))
+    beside = registry.add_blob(REPOSITORY, blob(9000, seed=91))
+    async with cache(cache_dir, registry, clock) as rooms:
+        await pulled(rooms, clock, (two, "1"), (one, "2"))
+        await rooms.pull(other, "1", "team/other")
+        clock.advance(900)
+        await pulled(rooms, clock, (three, "3"))
+        assert (await rooms.proxy.pull(loose, "team/other")).status == 200
+        assert (await rooms.proxy.pull(beside)).status == 200
+        await rooms.proxy.quiet()
+        clock.advance(900)
+        store = rooms.proxy.rooms.disk.blobs
+        read = store.read
+
+        async def refused(digest: Digest) -> OpenBlob | None:
+            if digest == one.digest:
+                raise OSError(errno.EACCES, "permission denied")
+            return await read(digest)
+
+        monkeypatch.setattr(store, "read", refused)
+        rooms.proxy.rooms.holdings._contents.clear()  # as after a start
+        if is_remembered:
+            await room_for(rooms, 30_000)
+            assert not rooms.has(beside.digest), "not its own"
+            assert [here(rooms, image) for image in (one, two, three, other)] == [True, False, True, True]
+        else:
+            await rooms.proxy.rooms.disk.index.forget_manifests(PLACE, [one.digest])
+            await room_for(rooms, 1000)
+            assert rooms.has(beside.digest), "it may be its own"
+            assert [here(rooms, image) for image in (one, two, three, other)] == [True, True, True, True]
+        assert not rooms.has(loose.digest), "of another place: not its own"
+        await room_for(rooms, 1000)
+        assert not rooms.has(one.manifest.digest)
+        assert not rooms.has(one.layers[1].digest)
+        assert [here(rooms, image) for image in (two, three, other)] == [not is_remembered, True, True]
+        await room_for(rooms, 150_000 if is_remembered else 300_000)
+        assert here(rooms, three)
+        assert not here(rooms, other)
+
+
+async def test_bad_content_that_was_set_aside_goes_before_images(
+    registry: Registry, cache_dir: Path, clock: Clock
+) -> None:
+    """The quarantine counts, so under a small cap it must be able to give way: the oldest file first."""
+    [one] = images(registry, 1)
+    bad = [registry.add_blob(REPOSITORY, blob(300_000, seed=n)) for n in (70, 71)]
+    async with cache(cache_dir, registry, clock) as rooms:
+        for wanted in bad:
+            await rooms.proxy.pull(wanted)
+            await rooms.proxy.quiet()
+            await rooms.proxy.rooms.disk.blobs.condemn(wanted.digest, "the test says so")
+        await pulled(rooms, clock, (one, "1"))
+        aside = cache_dir / "quarantine"
+        assert await room_for(rooms, 1000) == EvictReport()
+        assert [path.name.partition(".")[0] for path in aside.iterdir()] == [f"sha256-{bad[1].digest.encoded}"]
+        await rooms.proxy.rooms.capacity.look()
+        assert rooms.proxy.rooms.capacity.ledger.taken == blocks_under(cache_dir)
+        assert await room_for(rooms, 1000) == EvictReport()
+        assert list(aside.iterdir()) == []
+        assert here(rooms, one)
+
+
+@pytest.mark.parametrize("work", ["graph_of", "Graph.prospect", "brought_up_to_date", "named", "_put_together"])
+async def test_a_round_leaves_the_event_loop_free(
+    registry: Registry, cache_dir: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """While any of the long pieces of a round is under way, clients are served."""
+    modules: dict[str, tuple[Any, str]] = {
+        "graph_of": (evict_room, "graph_of"),
+        "Graph.prospect": (Graph, "prospect"),
+        "brought_up_to_date": (make_room, "brought_up_to_date"),
+        "named": (make_room, "named"),
+        "_put_together": (holdings, "_put_together"),
+    }
+    where, name = modules[work]
+    [one] = images(registry, 1)
+    begun, may_go_on = threading.Event(), threading.Event()
+    real = getattr(where, name)
+
+    def held(*args: Any) -> Any:
+        begun.set()
+        assert may_go_on.wait(10), "the event loop stood still"
+        return real(*args)
+
+    async with cache(cache_dir, registry, clock) as rooms, Tasks() as tasks:
+        await pulled(rooms, clock, (one, "1"))
+        monkeypatch.setattr(where, name, held)
+        monkeypatch.setattr(holdings, "MANY", 1)
+        running = tasks.start(room_for(rooms, 1000), name="a round")
+        assert await asyncio.to_thread(begun.wait, 10)
+        assert (await rooms.proxy.ask(f"{REPOSITORY}/manifests/1", method="HEAD")).status == 200
+        may_go_on.set()
+        assert (await running).manifests == 1
+
+
 async def test_a_round_that_fails_is_followed_by_a_rest(
     registry: Registry, cache_dir: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever finds no room calls again at once; a disk that refuses is not walked over and over for it."""
     async with cache(cache_dir, registry, clock) as rooms:
-        make_room, capacity = rooms.proxy.rooms.make_room, rooms.proxy.rooms.capacity
+        rounding, capacity = rooms.proxy.rooms.make_room, rooms.proxy.rooms.capacity
         rounds, resting = list[str](), asyncio.Event()
 
         async def refused() -> EvictReport:
@@ -267,8 +375,8 @@ async def test_a_round_that_fails_is_followed_by_a_rest(
             resting.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(make_room, "round", refused)
-        monkeypatch.setattr(make_room, "_sleep", rest)
+        monkeypatch.setattr(rounding, "round", refused)
+        monkeypatch.setattr(rounding, "_sleep", rest)
         capacity.ledger.claim(CAP)
         capacity.short.set()
         async with asyncio.timeout(10):

@@ -446,6 +446,16 @@ def test_routing_agrees_with_a_scan_over_all_rules(config: Config, name: str, na
     assert found == naive(config, name, namespace)
 
 
+@given(configs(), NAMES)
+@settings(max_examples=300, deadline=None)
+def test_what_leads_to_a_place_is_found_without_a_scan(config: Config, repository: str) -> None:
+    """As one rule after the other would say it, in the order of matching."""
+    rules, place = Rules(config), Place("u.io", repository)
+    scanned = [route for view in rules.listing() if (route := rules.route_in(view.name, place)) is not None]
+    assert [route.rule for route in rules.leading_to(place)] == [route.rule for route in scanned]
+    assert list(rules.leading_to(Place("w.io", repository))) == []
+
+
 def test_many_rules_cost_no_more_than_few() -> None:
     """Each of 5000 rules is found, by its own path and by its upstream's name."""
     lines = "\n".join(f"- {{name: r{n}, repository: t{n}/*, upstream: quay.io/t{n}/*}}" for n in range(5000))
