@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from proxy.oci import Descriptor
 
 FOREVER_S = float("inf")
+PATIENCE = 0.9
 
 
 class Freshness(enum.Enum):
@@ -31,6 +32,11 @@ class TagPolicy:
     on_not_found: Verdict = Verdict.SERVE_STALE
     on_denied: Verdict = Verdict.DENY
     missing_for_s: float = 10.0
+
+    @property
+    def patience_s(self) -> float:
+        """How long a check is waited for: a little less than `check_within`, so that the answer is there by then."""
+        return self.check_within_s * PATIENCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ only if its manifest is here. Invariant: a record's digest is what a body hashed
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from proxy.errors import (
     UpstreamDenied,
     UpstreamNotFound,
     UpstreamSlow,
+    UpstreamThrottled,
     upstream_status,
 )
 from proxy.events import NotStored, TagMoved, TagStale
@@ -34,6 +36,7 @@ from proxy.rules import Route, Source
 
 REMEMBERED: Final = 10_000  # failed checks and missing tags kept in memory
 FAILED_FOR_S: Final = 1.0  # a failed check is not asked again within this
+DEFINITE: Final = (NotHere, UpstreamNotFound, UpstreamDenied, UpstreamThrottled)  # who says so is not silent
 Key = tuple[Source, str]  # not the place: a rule that pins an endpoint hears of that one alone
 
 
@@ -46,6 +49,42 @@ class Resolved:
     checked_at: float | None = None
 
 
+class Late:
+    """Checks under way that have outlasted their time: nobody waits for one of them again, nor for another one at an
+    upstream that has said nothing since.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
+        self._keys: set[Key] = set()
+        self._silent: dict[tuple[str, str | None], set[Key]] = {}  # by upstream and, for a rule's own, endpoint
+        self._answered_at: dict[tuple[str, str | None], float] = {}
+
+    def is_known(self, key: Key) -> bool:
+        """Whether waiting for this check would be in vain, as far as anybody knows."""
+        return key in self._keys or bool(self._silent.get(_asked_at(key)))
+
+    def add(self, key: Key, began: float) -> None:
+        """A check that began then (monotonic seconds) has no answer in time."""
+        self._keys.add(key)
+        if self._answered_at.get(_asked_at(key), float("-inf")) < began:
+            self._silent.setdefault(_asked_at(key), set()).add(key)
+
+    def answered(self, key: Key) -> None:
+        """The upstream said something definite of this tag: others are worth a wait again."""
+        self._answered_at[_asked_at(key)] = self.monotonic()
+        self._silent.pop(_asked_at(key), None)
+
+    def ended(self, key: Key) -> None:
+        self._keys.discard(key)
+        if (silent := self._silent.get(_asked_at(key))) is not None:
+            silent.discard(key)
+
+
+def _asked_at(key: Key) -> tuple[str, str | None]:
+    return key[0].upstream, key[0].endpoint
+
+
 class Tags:
     """Every tag known under some place."""
 
@@ -56,7 +95,7 @@ class Tags:
         self._events = ground.events
         self._clock = ground.clock
         self._checks: Flights[tuple[Key, bool], tuple[TagRecord, Outcome]] = Flights(ground.tasks, "check tag")
-        self._late: set[Key] = set()  # checks under way that have outlasted `check_within`
+        self._late = Late(ground.monotonic)
         self._failed: Remembered[Key, CisternError] = Remembered(REMEMBERED, ground.clock)
         self._missing = Missing(ground)
         self._grace = grace
@@ -121,18 +160,20 @@ class Tags:
         may_be_stale = may_be_stale and await self._manifests.held(route.place, record.descriptor.digest) is not None
         failure = self._failed.get(key)
         slow = UpstreamSlow(route.source.upstream, f"no answer within {policy.check_within_s:g} s")
-        if failure is None and may_be_stale and key in self._late:
-            failure = slow  # somebody has waited for this very check already: nobody waits again
+        if failure is None and may_be_stale and self._late.is_known(key):
+            self._checks.start((key, False), lambda: self._watched(route, tag, record))
+            failure = slow  # somebody has waited there already: nobody waits again
         if failure is None:
+            began = self._late.monotonic()
             check = self._checks.start((key, False), lambda: self._watched(route, tag, record))
             try:
-                async with asyncio.timeout(policy.check_within_s if may_be_stale else None):
+                async with asyncio.timeout(policy.patience_s if may_be_stale else None):
                     renewed, outcome = await asyncio.shield(check)
                 return Resolved(renewed.descriptor, outcome)
             except TimeoutError:
                 failure = slow
                 if not check.done():  # else it ended in this very turn, and nobody would take it off again
-                    self._late.add(key)
+                    self._late.add(key, began)
             except CisternError as error:
                 failure = error
         if may_be_stale and may_serve_stale(failure, policy, in_grace=self._grace.lasts(route)):
@@ -146,13 +187,18 @@ class Tags:
         """A check whose failure is remembered for a moment, whether or not anybody still waits for it."""
         key = (route.source, tag)
         try:
-            return await self._check(route, tag, record)
+            checked = await self._check(route, tag, record)
         except CisternError as error:
+            if isinstance(error, DEFINITE):
+                self._late.answered(key)
             if not isinstance(error, UpstreamDenied):  # told again without asking, until the secret changes
                 self._failed.note(key, error, FAILED_FOR_S)
             raise
+        else:
+            self._late.answered(key)
+            return checked
         finally:
-            self._late.discard(key)
+            self._late.ended(key)
 
     async def _check(self, route: Route, tag: str, record: TagRecord) -> tuple[TagRecord, Outcome]:
         """Ask upstream: the same digest renews the record; another one is fetched first, then recorded."""

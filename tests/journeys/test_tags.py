@@ -201,6 +201,48 @@ async def test_a_slow_check_is_waited_for_once(cache_dir: Path, registry: Regist
         assert (await proxy.ask(TAG)).headers["Cache-Status"].endswith("; fwd=stale; fwd-status=304")
 
 
+async def test_a_silent_upstream_is_waited_for_once(cache_dir: Path, registry: Registry, clock: Clock) -> None:
+    """Another tag learns from the first: it is served stale at once and checked behind, until the upstream speaks."""
+    for tag in "12":
+        registry.add(APP, tag, manifest(blob(2000, seed=int(tag))))
+    other = f"{APP}/manifests/2"
+    async with proxied(cache_dir, registry, clock, extra="tags: {check_within: 500ms}") as proxy:
+        for path in (TAG, other):
+            await proxy.ask(path)
+        clock.advance(61)
+        gate = registry.hold_headers("*", methods=("HEAD",))
+        await proxy.ask(TAG)
+        started = asyncio.get_running_loop().time()
+        assert "no answer within" in (await proxy.ask(other)).headers["Warning"]
+        assert asyncio.get_running_loop().time() - started < 0.4, "it waited as well"
+        registry.heal()
+        gate.open()
+        await proxy.rooms.tags.settled()
+        assert registry.requests_for("2", "HEAD") == 1
+        clock.advance(61)
+        assert "Warning" not in (await proxy.ask(other)).headers
+
+
+async def test_one_slow_tag_makes_no_upstream_silent(cache_dir: Path, registry: Registry, clock: Clock) -> None:
+    """Where others have their answers meanwhile, each is worth a wait."""
+    for tag in "12":
+        registry.add(APP, tag, manifest(blob(2000, seed=int(tag))))
+    other = f"{APP}/manifests/2"
+    async with proxied(cache_dir, registry, clock, extra="tags: {check_within: 300ms}") as proxy:
+        for path in (TAG, other):
+            await proxy.ask(path)
+        clock.advance(61)
+        gate = registry.hold_headers("1", methods=("HEAD",))
+        slow = asyncio.ensure_future(proxy.ask(TAG))
+        await gate.reached()
+        clock.advance(1)
+        assert "Warning" not in (await proxy.ask(other)).headers
+        assert "Warning" in (await slow).headers
+        clock.advance(61)
+        assert "Warning" not in (await proxy.ask(other)).headers
+        gate.open()
+
+
 async def test_stale_for_zero_never_serves_stale(cache_dir: Path, registry: Registry, clock: Clock) -> None:
     """With `stale_for: 0s` an outage past `fresh_for` is an error, however much is held."""
     registry.add(APP, "1", manifest(blob(2000)))
