@@ -26,7 +26,8 @@ from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from proxy.upstream.base import Priority
 from tests.support.images import Blob, blob
-from tests.support.metered import STEP, TICK_S, Asked, Metered
+from tests.support.metered import STEP, TICK_S, Metered
+from tests.support.oneblob import Asked
 
 ORIGIN = Origin(Source("up.example", "team/app"))
 SIZE = 10 * PIECE + 12_345

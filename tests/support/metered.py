@@ -7,27 +7,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from proxy.downloads.bell import Bell
-from proxy.errors import CisternError, UpstreamUnavailable
-from proxy.oci import Digest
+from proxy.errors import CisternError
 from proxy.rules import Source
-from proxy.upstream.base import BlobBody, Listing, ManifestBody, ManifestHead, Priority
+from proxy.upstream.base import BlobBody
 from tests.support.images import Blob
+from tests.support.oneblob import Asked, BlobsOnly
 
 STEP = 256 << 10
 TICK_S = 0.025
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: where it began, and where it was to end."""
-
-    start: int
-    stop: int | None
-    priority: Priority
-
-
 @dataclass
-class Metered:
+class Metered(BlobsOnly):
     """Holds one blob. `shared`: all connections together get one step a tick. `refuse` may raise for a request;
     `spoil` changes what one is answered with; `ranges` off: every answer begins at byte 0.
     """
@@ -63,23 +54,13 @@ class Metered:
                 waiter.set_result(None)
 
     @asynccontextmanager
-    async def get_blob(
-        self,
-        source: Source,
-        digest: Digest,
-        *,
-        offset: int = 0,
-        stop: int | None = None,
-        priority: Priority = Priority.CLIENT,
-        is_urgent: Callable[[], bool] = lambda: False,
-    ) -> AsyncIterator[BlobBody]:
-        asked = Asked(offset, stop, priority)
+    async def answer(self, source: Source, asked: Asked) -> AsyncIterator[BlobBody]:
         self.asked.append(asked)
         if (error := self.refuse(asked)) is not None:
             raise error
         self.open += 1
         self.most = max(self.most, self.open)
-        start = offset if self.ranges else 0
+        start = asked.start if self.ranges else 0
         try:
             yield BlobBody(start, self.wanted.size, self._chunks(asked, start), "metered")
         finally:
@@ -96,21 +77,3 @@ class Metered:
             data = self.wanted.data[place : min(place + STEP, stop)]
             self.sent += len(data)
             yield self.spoil(asked, data)
-
-    def in_trouble(self, source: Source) -> bool:
-        return False
-
-    async def head_blob(self, source: Source, digest: Digest) -> int | None:
-        return self.wanted.size
-
-    async def head_manifest(self, source: Source, target: str | Digest) -> ManifestHead:
-        raise UpstreamUnavailable("up.example", "it has blobs only")
-
-    async def get_manifest(self, source: Source, target: str | Digest) -> ManifestBody:
-        raise UpstreamUnavailable("up.example", "it has blobs only")
-
-    async def tags(self, source: Source, query: dict[str, str]) -> Listing:
-        raise UpstreamUnavailable("up.example", "it has blobs only")
-
-    async def referrers(self, source: Source, digest: Digest, query: dict[str, str]) -> Listing:
-        raise UpstreamUnavailable("up.example", "it has blobs only")

@@ -2,16 +2,14 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Origin
-from proxy.errors import UpstreamUnavailable
 from proxy.events import Events
 from proxy.ground import Ground
 from proxy.oci import Digest
@@ -22,8 +20,8 @@ from proxy.store.memory import MemoryStore
 from proxy.store.records import SqliteRecords
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
-from proxy.upstream.base import BlobBody, Listing, ManifestBody, ManifestHead, Priority
 from tests.support.images import Blob, blob
+from tests.support.oneblob import OneBlob
 
 ORIGIN = Origin(Source("up.example", "team/app"))
 
@@ -40,50 +38,6 @@ class GatedStore(MemoryStore):
         self.committing.set()
         await self.commit.wait()
         await super().adopt(part, digest, size)
-
-
-@dataclass
-class OneBlob:
-    """An upstream that holds one blob."""
-
-    wanted: Blob
-    asked: list[int] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def get_blob(
-        self,
-        source: Source,
-        digest: Digest,
-        *,
-        offset: int = 0,
-        stop: int | None = None,
-        priority: Priority = Priority.CLIENT,
-        is_urgent: Callable[[], bool] = lambda: False,
-    ) -> AsyncIterator[BlobBody]:
-        self.asked.append(offset)
-        yield BlobBody(offset, self.wanted.size, self._chunks(offset), "memory")
-
-    async def _chunks(self, offset: int) -> AsyncIterator[bytes]:
-        for start in range(offset, self.wanted.size, 65536):
-            yield self.wanted.data[start : start + 65536]
-
-    async def head_blob(self, source: Source, digest: Digest) -> int | None:
-        return self.wanted.size
-
-    async def head_manifest(self, source: Source, target: str | Digest) -> ManifestHead:
-        raise UpstreamUnavailable("up.example", "it has blobs only")
-
-    async def get_manifest(self, source: Source, target: str | Digest) -> ManifestBody:
-        raise UpstreamUnavailable("up.example", "it has blobs only")
-
-    async def tags(self, source: Source, query: dict[str, str]) -> Listing:
-        raise UpstreamUnavailable("up.example", "it has blobs only")
-
-    async def referrers(self, source: Source, digest: Digest, query: dict[str, str]) -> Listing:
-        raise UpstreamUnavailable("up.example", "it has blobs only")
-
-    def in_trouble(self, source: Source) -> bool:
-        return False
 
 
 @dataclass

@@ -19,7 +19,6 @@ from proxy.errors import BlobUnknown, Denied, NotKept, TransferFailed, UpstreamN
 from proxy.events import Events, NotStored
 from proxy.ground import Ground
 from proxy.ledger import Claim, Ledger
-from proxy.oci import Digest
 from proxy.rules import Source
 from proxy.store.filesystem import Filesystem
 from proxy.store.index import SqliteIndex
@@ -27,10 +26,11 @@ from proxy.store.memory import MemoryStore
 from proxy.store.records import SqliteRecords
 from proxy.store.threads import Args, Threads, Value
 from proxy.tasks import Tasks
-from proxy.upstream.base import BlobBody, Priority
+from proxy.upstream.base import BlobBody
 from tests.support.images import blob
+from tests.support.oneblob import Asked, OneBlob
 from tests.support.site import settled
-from tests.unit.test_downloads import ORIGIN, OneBlob
+from tests.unit.test_downloads import ORIGIN
 
 MIB = 1 << 20
 CHUNK = 65536
@@ -57,23 +57,14 @@ class Scripted(OneBlob):
     fails_in: int = 0  # the number of the request that finds nothing
 
     @asynccontextmanager
-    async def get_blob(
-        self,
-        source: Source,
-        digest: Digest,
-        *,
-        offset: int = 0,
-        stop: int | None = None,
-        priority: Priority = Priority.CLIENT,
-        is_urgent: Callable[[], bool] = lambda: False,
-    ) -> AsyncIterator[BlobBody]:
-        self.asked.append(offset)
+    async def answer(self, source: Source, asked: Asked) -> AsyncIterator[BlobBody]:
+        self.asked.append(asked.start)
         if len(self.asked) == self.fails_in:
             raise UpstreamNotFound(source.upstream, "it does not have this")
         size = self.wanted.size if self.tells_size else None
-        yield BlobBody(offset, size, self._answer(len(self.asked), offset), "memory")
+        yield BlobBody(asked.start, size, self._body(len(self.asked), asked.start), "memory")
 
-    async def _answer(self, number: int, offset: int) -> AsyncIterator[bytes]:
+    async def _body(self, number: int, offset: int) -> AsyncIterator[bytes]:
         lies = False
         for start in range(offset, self.wanted.size, CHUNK):
             if (gate := self.gates.get((number, start))) is not None:
