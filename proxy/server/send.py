@@ -1,4 +1,4 @@
-"""Bytes out: from a file, stored or still growing, to one client, by `sendfile` where the transport can.
+"""Bytes out: from a file, stored or still growing, to one client, by `sendfile` where the transport can (`outlet`).
 
 Returning early from a handler leaves the client waiting for the missing bytes (measured, aiohttp 3.14.5), so whatever
 ends a body early raises ConnectionError here: aiohttp then drops the connection.
@@ -17,18 +17,21 @@ from aiohttp import web
 from proxy.errors import CisternError
 from proxy.exchange import Exchange
 from proxy.oci import Span
+from proxy.server.outlet import Outlet, is_cached, outlet, read_in
 from proxy.store.base import ContentBad
 from proxy.store.threads import Threads
 
 BLOCK: Final = 4 << 20  # bytes of the first sendfile call, so that a stalled client is noticed
-# A client that took a block within BLOCK_FAST_S gets the next one twice as long, up to BLOCK_MAX: each call costs the
-# event loop 0.1 ms, and blocks of 16 MiB gave 8.2 GB per CPU second where those of 4 gave 7.2 (nginx: 9.6).
+# A client that took a block within BLOCK_FAST_S gets the next one twice as long, up to BLOCK_MAX: each is a turn of its
+# own through coroutines and timers, and with blocks of 16 MiB there are a quarter as many as with those of 4.
 BLOCK_MAX: Final = 16 << 20
 BLOCK_FAST_S: Final = 2.0
 BLOCK_TIMEOUT_S: Final = 300.0  # for one block; containerd itself gives up after 5 minutes without progress
 # Bytes per read where sendfile cannot serve (TLS, chunked): what is read, encrypted and sent stays in the processor's
 # cache. With 1 MiB in a thread each, 16 TLS connections got 0.8 GB per CPU second; read here into one buffer, 1.4.
 COPY: Final = 128 << 10
+NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  # of a file system that has none
+READ_PATIENCE: Final = 6.0  # a disk has so many times longer for a block than for a question
 TURN: Final = 1 << 20  # bytes of one client before the others' turn
 
 
@@ -62,6 +65,10 @@ class Wire:
 
     async def send(self, body: Body, span: Span) -> None:
         """Send `span`. Raises ConnectionError: the client left, or BodyDropped."""
+        with outlet(self.request.transport) as socket:
+            await self._send(body, span, socket)
+
+    async def _send(self, body: Body, span: Span, socket: Outlet | None) -> None:
         offset, block, now = span.start, BLOCK, asyncio.get_running_loop().time
         while offset < span.stop:
             end = min(await _ready(body, offset), span.stop, offset + block)
@@ -73,7 +80,12 @@ class Wire:
                 continue
             began = now()
             try:
-                sent = await self._block(body.file, offset, end - offset)
+                if socket is not None and not is_cached(body.file, offset, end - offset):
+                    end = min(end, offset + BLOCK)
+                    await self._read_in(body.file, offset, end - offset)  # the loop waits for no disk
+                sent = await self._block(body.file, offset, end - offset, socket)
+            except ConnectionError:
+                raise
             except OSError as error:
                 body.failed(error)
                 raise
@@ -106,21 +118,43 @@ class Wire:
             raise BodyDropped(f"the client took less than {len(data)} bytes in {BLOCK_TIMEOUT_S:.0f} s") from None
         self.exchange.sent += len(data)
 
-    async def _block(self, file: io.FileIO, offset: int, length: int) -> int:
+    async def _block(self, file: io.FileIO, offset: int, length: int, socket: Outlet | None) -> int:
         transport = self.request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client left")
         try:
             async with asyncio.timeout(BLOCK_TIMEOUT_S):
-                if transport.get_extra_info("sslcontext") is not None:
+                if socket is None:
                     return await self._copy(file, offset, length)
-                try:
-                    return await asyncio.get_running_loop().sendfile(transport, file, offset, length, fallback=False)
-                except asyncio.SendfileNotAvailableError:
-                    # Nothing left: a file system without sendfile, or a client that is gone, which a write then tells.
-                    return await self._copy(file, offset, length)
+                return await self._sendfile(transport, file, offset, length, socket)
         except TimeoutError:
             raise BodyDropped(f"the client took less than {length} bytes in {BLOCK_TIMEOUT_S:.0f} s") from None
+
+    async def _sendfile(
+        self, transport: asyncio.WriteTransport, file: io.FileIO, offset: int, length: int, socket: Outlet
+    ) -> int:
+        if transport.get_write_buffer_size():
+            await self._flush(transport)
+        try:
+            return await socket.send(file, offset, length)
+        except OSError as error:
+            if error.errno not in NO_SENDFILE:
+                raise
+            return await self._copy(file, offset, length)
+
+    async def _flush(self, transport: asyncio.WriteTransport) -> None:
+        """Wait until nothing is left in the transport's buffer: what is written to the socket now comes behind it."""
+        transport.set_write_buffer_limits(0)
+        try:
+            await self.request.writer.drain()
+        finally:
+            transport.set_write_buffer_limits()
+
+    async def _read_in(self, file: io.FileIO, offset: int, length: int) -> None:
+        try:
+            await self.threads.soon(read_in, file, offset, length, patience=READ_PATIENCE)
+        except TimeoutError as cause:
+            raise BodyDropped(str(cause)) from cause
 
     async def _copy(self, file: io.FileIO, offset: int, length: int) -> int:
         """Read and write: user-space TLS and chunked bodies pass through this process."""

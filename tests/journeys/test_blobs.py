@@ -1,6 +1,7 @@
 """Blobs through the whole proxy: HEAD, GET and ranges answer alike whether a blob is cold, filling or here."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -277,3 +278,14 @@ async def test_a_full_disk_at_commit_fails_no_client(cache_dir: Path, registry: 
         assert (await proxy.pull(wanted)).body == wanted.data
         await proxy.quiet()
         assert proxy.stored(wanted.digest) == wanted.data
+
+
+async def test_a_blob_that_left_the_page_cache_comes_whole(proxy: Proxy, wanted: Blob) -> None:
+    """It is read in first, and sent like any other."""
+    await proxy.pull(wanted)
+    await proxy.quiet()
+    for _ in range(2):
+        with proxy.rooms.disk.blobs.path_of(wanted.digest).open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert (await proxy.pull(wanted)).body == wanted.data

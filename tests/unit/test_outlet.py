@@ -1,0 +1,322 @@
+"""Files to sockets: every byte, in order, to nobody else; and no wait of the loop for a disk."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from proxy.config import Address
+from proxy.exchange import Exchange
+from proxy.oci import Span
+from proxy.server.listen import listen
+from proxy.server.outlet import PROBE, is_cached, outlet, read_in
+from proxy.server.send import NO_SENDFILE, Wire
+from proxy.store.threads import Threads
+from tests.support.pulling import Pulling
+
+SIZE = 3 * PROBE + 12_345
+
+
+@pytest.fixture
+def content() -> bytes:
+    return os.urandom(SIZE)
+
+
+@pytest.fixture
+def file(tmp_path: Path, content: bytes) -> Iterator[FileIO]:
+    """A file on the disk, all of it in the page cache."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with FileIO(path) as opened:
+        os.fsync(opened.fileno())
+        yield opened
+
+
+@dataclass(slots=True)
+class Pair:
+    """A transport, and its client's end: a socket whose buffers are small."""
+
+    transport: asyncio.Transport
+    client: socket.socket
+
+    async def read(self, count: int) -> bytes:
+        got = b""
+        while len(got) < count:
+            piece = await asyncio.get_running_loop().sock_recv(self.client, min(65536, count - len(got)))
+            if not piece:
+                break
+            got += piece
+        return got
+
+    async def reading(self) -> None:
+        """Return once the transport has stopped reading: somebody sends, and waits for the client."""
+        while self.transport.is_reading():  # noqa: ASYNC110 - a step or two of another task
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Pair]:
+    ours, client = socket.socketpair()
+    client.setblocking(False)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    try:
+        yield Pair(transport, client)
+    finally:
+        if not transport.is_closing():
+            transport.abort()
+        client.close()
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def counted_descriptors() -> Iterator[None]:
+    """Inside, as many descriptors are closed as are opened."""
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+async def test_a_slow_client_gets_every_byte(file: FileIO, content: bytes) -> None:
+    """From anywhere in the file, however little its socket takes at a time; the transport reads on afterwards."""
+    async with connected() as pair:
+        with counted_descriptors(), outlet(pair.transport) as out:
+            assert out is not None
+            sending = asyncio.ensure_future(out.send(file, 1000, SIZE - 1000))
+            assert await pair.read(SIZE - 1000) == content[1000:]
+            assert await sending == SIZE - 1000
+            assert pair.transport.is_reading()
+
+
+async def test_what_fits_is_sent_at_once(file: FileIO, content: bytes) -> None:
+    """Without a turn of the loop."""
+    async with connected() as pair:
+        with outlet(pair.transport) as out:
+            assert out is not None
+            assert await out.send(file, 5, 100) == 100
+        assert await pair.read(100) == content[5:105]
+
+
+async def test_a_file_that_ends_is_told(file: FileIO, content: bytes) -> None:
+    """By the count: what was promised and is not there is the caller's to judge."""
+    async with connected() as pair:
+        with outlet(pair.transport) as out:
+            assert out is not None
+            sending = asyncio.ensure_future(out.send(file, 0, SIZE + 1))
+            assert await pair.read(SIZE) == content
+            assert await sending == SIZE
+            assert await out.send(file, SIZE, 1) == 0
+
+
+async def test_a_client_that_leaves_is_told(file: FileIO) -> None:
+    """As a connection's end, which is no fault of the file."""
+    async with connected() as pair:
+        with counted_descriptors(), outlet(pair.transport) as out:
+            assert out is not None
+            sending = asyncio.ensure_future(out.send(file, 0, SIZE))
+            await pair.reading()
+            pair.client.shutdown(socket.SHUT_RDWR)
+            with pytest.raises(ConnectionError):
+                await sending
+
+
+async def test_what_is_cancelled_sends_no_more(file: FileIO, content: bytes) -> None:
+    """Nothing of it is left in the loop, and what the client asks next is heard."""
+    async with connected() as pair:
+        with counted_descriptors(), outlet(pair.transport) as out:
+            assert out is not None
+            sending = asyncio.ensure_future(out.send(file, 0, SIZE))
+            await pair.reading()
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            assert pair.transport.is_reading()
+        pair.transport.write(b"end")
+        pair.transport.close()
+        got = await pair.read(SIZE)
+        assert got.endswith(b"end")
+        assert content.startswith(got[:-3])
+
+
+async def test_no_byte_goes_to_who_gets_the_closed_socket_s_number(file: FileIO) -> None:
+    """A connection that is closed under a sending gives its number to the next one."""
+    async with connected() as pair:
+        with outlet(pair.transport) as out:
+            assert out is not None
+            number = pair.transport.get_extra_info("socket").fileno()
+            sending = asyncio.ensure_future(out.send(file, 0, SIZE))
+            await pair.reading()
+            pair.transport.abort()
+            await asyncio.sleep(0)
+            strangers = socket.socketpair()
+            assert number in [one.fileno() for one in strangers]  # the lowest that is free
+            await pair.read(200_000)
+            for one in strangers:
+                one.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    one.recv(1)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            for one in strangers:
+                one.close()
+
+
+async def test_nobody_there_is_no_outlet() -> None:
+    """A transport that is gone or going."""
+    async with connected() as pair:
+        pair.transport.close()
+        with outlet(pair.transport) as out:
+            assert out is None
+    with outlet(None) as out:
+        assert out is None
+
+
+async def test_a_file_system_without_sendfile_says_so() -> None:
+    """In one of the ways that the sender knows."""
+    async with connected() as pair:
+        with FileIO("/proc/self/cmdline") as strange, outlet(pair.transport) as out:
+            assert out is not None
+            with pytest.raises(OSError, match="Invalid argument") as failed:
+                await out.send(strange, 0, 10)
+            assert failed.value.errno in NO_SENDFILE
+
+
+# The page cache
+
+
+def drop(file: FileIO, offset: int = 0, length: int = 0) -> None:
+    os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
+
+
+def test_what_the_page_cache_lacks_is_seen(file: FileIO) -> None:
+    """Anywhere a look falls; and brought in, it is there."""
+    assert is_cached(file, 0, SIZE)
+    drop(file)
+    assert not is_cached(file, 0, SIZE)
+    assert not is_cached(file, 2 * PROBE, 100)
+    read_in(file, 0, SIZE)
+    assert is_cached(file, 0, SIZE)
+
+
+def test_a_file_system_that_cannot_tell_is_believed() -> None:
+    """It is sent from as it is."""
+    with FileIO("/proc/self/cmdline") as strange:
+        assert is_cached(strange, 0, 100)
+
+
+# An answer
+
+
+@dataclass(slots=True)
+class Plain:
+    """A body of one file, all of it ready."""
+
+    file: FileIO
+    size: int
+    failures: list[OSError] = field(default_factory=list)
+
+    async def ready(self, offset: int) -> int:
+        return self.size
+
+    def memory(self, offset: int, end: int) -> memoryview | None:
+        return None
+
+    def failed(self, error: OSError) -> None:
+        self.failures.append(error)
+
+
+@asynccontextmanager
+async def answering(body: Plain, threads: Threads, before: bytes = b"") -> AsyncIterator[str]:
+    """A server that answers everything with `before` and the body; HOST:PORT."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = len(before) + body.size
+        await response.prepare(request)
+        if before:
+            await response.write(before)
+        await Wire(request, response, threads, Exchange("1", "", "GET")).send(body, Span(0, body.size))
+        await response.write_eof()
+        return response
+
+    listener = await listen(Address("127.0.0.1", 0), answer)
+    try:
+        yield listener.url.removeprefix("http://")
+    finally:
+        await listener.close()
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    async with Threads(disk=1, hashing=1) as pools:
+        yield pools
+
+
+async def test_the_loop_waits_for_no_disk(file: FileIO, content: bytes, threads: Threads) -> None:
+    """What is not in memory is a thread's to wait for: no byte leaves while that thread is held up elsewhere."""
+    drop(file)
+    gate = threading.Event()
+    holding = asyncio.ensure_future(threads.disk(gate.wait))
+    async with answering(Plain(file, SIZE), threads) as netloc:
+        pulling = await Pulling.start(netloc, "/")
+        assert await pulling.head() == 200
+        reading = asyncio.ensure_future(pulling.rest())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not pulling.body
+        gate.set()
+        assert await reading == content
+    await holding
+
+
+async def test_a_disk_that_gives_nothing_drops_its_client(file: FileIO) -> None:
+    """Who asks again is served from elsewhere."""
+    drop(file)
+    gate = threading.Event()
+    async with Threads(disk=1, hashing=1, answer_within_s=0.0) as threads:
+        holding = asyncio.ensure_future(threads.disk(gate.wait))
+        async with answering(Plain(file, SIZE), threads) as netloc:
+            pulling = await Pulling.start(netloc, "/")
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await pulling.rest()
+        gate.set()
+        await holding
+
+
+async def test_a_file_comes_behind_what_was_written_before(file: FileIO, content: bytes, threads: Threads) -> None:
+    """Also where the client has not taken that yet."""
+    before = os.urandom(16 << 20)
+    async with answering(Plain(file, SIZE), threads, before) as netloc:
+        pulling = await Pulling.start(netloc, "/")
+        assert await pulling.rest() == before + content
+
+
+async def test_a_body_without_sendfile_is_copied(threads: Threads) -> None:
+    """The same bytes, by way of this process; nothing is wrong with its disk."""
+    with FileIO("/proc/self/cmdline") as strange:
+        expected = strange.readall()
+        body = Plain(strange, len(expected))
+        async with answering(body, threads) as netloc:
+            pulling = await Pulling.start(netloc, "/")
+            assert await pulling.rest() == expected
+        assert body.failures == []
+
+
+async def test_a_file_that_is_shorter_than_promised_is_told(file: FileIO, content: bytes, threads: Threads) -> None:
+    """To its store; the client is dropped, and never told that this was all."""
+    body = Plain(file, SIZE + 10)
+    async with answering(body, threads) as netloc:
+        pulling = await Pulling.start(netloc, "/")
+        with pytest.raises(ConnectionError):
+            await pulling.rest()
+        assert pulling.body == content
+    assert len(body.failures) == 1
