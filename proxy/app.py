@@ -192,6 +192,7 @@ async def _counted(disk: Disk, current: Current, tasks: Tasks, events: Events, w
         events,
         clock=world.clock,
         monotonic=world.monotonic,
+        pause=world.sleep,
     )
     await capacity.begin()
     return capacity
@@ -223,7 +224,12 @@ def _open_disk(config: Config, events: Events, world: World) -> AbstractAsyncCon
         events.publish(StoreReplaced())
 
     return open_disk(
-        config.cache.directory, files=world.files, clock=world.clock, on_bad=on_bad, on_replaced=on_replaced
+        config.cache.directory,
+        files=world.files,
+        pause=world.sleep,
+        clock=world.clock,
+        on_bad=on_bad,
+        on_replaced=on_replaced,
     )
 
 

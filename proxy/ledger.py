@@ -36,17 +36,27 @@ class Folder:
 
 
 class Change:
-    """What one change of a folder did to it, told before it ends."""
+    """One change of a folder, from before it begins until `end`; what it did is told before that."""
 
-    __slots__ = ("files", "own")
+    __slots__ = ("_files", "_folder", "_ledger", "_own")
 
-    def __init__(self) -> None:
-        self.files = 0
-        self.own: int | None = None
+    def __init__(self, ledger: "Ledger", folder: Folder) -> None:
+        self._ledger, self._folder = ledger, folder
+        self._files, self._own = 0, folder.own
+        folder.changing += 1
 
     def took(self, files: int, own: int) -> None:
         """The folder's files take `files` bytes more (or less), and the folder itself `own` now."""
-        self.files, self.own = files, own
+        self._files, self._own = files, own
+
+    def failed(self) -> None:
+        """It may have changed anything: the folder is counted again."""
+        self._folder.counted = False
+
+    def end(self) -> None:
+        self._folder.changing -= 1
+        self._folder.changes += 1
+        self._ledger.book(self._folder, self._folder.files + self._files, self._own)
 
 
 class Claim:
@@ -115,33 +125,33 @@ class Ledger:
     def folder(self, name: str) -> Folder:
         return self.folders.setdefault(name, Folder())
 
+    def change(self, name: str) -> Change:
+        """A change of a folder begins."""
+        return Change(self, self.folder(name))
+
     @contextmanager
     def changing(self, name: str) -> Iterator[Change]:
-        """Around one change of a folder. One that fails or is left behind may have changed anything: it is counted
-        again.
-        """
-        folder, change = self.folder(name), Change()
-        folder.changing += 1
+        """Around one change of a folder that nobody cancels."""
+        change = self.change(name)
         try:
             yield change
         except BaseException:
-            folder.counted = False
+            change.failed()
             raise
         finally:
-            folder.changing -= 1
-            folder.changes += 1
-            self._book(folder, folder.files + change.files, folder.own if change.own is None else change.own)
+            change.end()
 
     def count(self, name: str, at: int, files: int, own: int) -> bool:
         """Book what the census found in a folder, unless it changed since `at` (its `changes` before the count)."""
         folder = self.folder(name)
         if folder.changing or folder.changes != at:
             return False
-        self._book(folder, files, own)
+        self.book(folder, files, own)
         folder.counted = True
         return True
 
-    def _book(self, folder: Folder, files: int, own: int) -> None:
+    def book(self, folder: Folder, files: int, own: int) -> None:
+        """What a folder takes is so much now."""
         self.blobs += files + own - folder.bytes
         folder.files, folder.own = files, own
 

@@ -56,7 +56,8 @@ class Capacity:
         self._pause = pause
         self._filled: set[str] = set()  # parts that transfers fill now, whatever files they consist of
         self._dropping: set[str] = set()  # parts that are being deleted
-        self._census = Census(disk.directory, disk.threads, disk.ledger, lambda: self._filled)
+        self._census = Census(disk.directory, disk.threads, disk.ledger, lambda: self._filled, disk.blobs.passing)
+        self._counting = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = 0.0
         self._size_saved_at = 0.0
@@ -262,6 +263,10 @@ class Capacity:
 
     async def count(self) -> None:
         """Bring the book to the truth. OSError: the disk refuses."""
+        async with self._counting:  # two at once would each take what the other saw for what is left over
+            await self._count()
+
+    async def _count(self) -> None:
         before = self._disk.ledger.taken
         is_first = not self._disk.ledger.known
         await self._census.take()

@@ -32,15 +32,23 @@ class Room:
 
 
 class Census:
-    """Counts into one ledger. `running` names the parts that transfers fill now, without a suffix: they are claimed."""
+    """Counts into one ledger. `running` names the parts that transfers fill now, without a suffix: they are claimed.
+    `passing` are the files on their way to a name that somebody writes now.
+    """
 
     def __init__(
-        self, directory: Directory, threads: Threads, ledger: Ledger, running: Callable[[], Collection[str]]
+        self,
+        directory: Directory,
+        threads: Threads,
+        ledger: Ledger,
+        running: Callable[[], Collection[str]],
+        passing: Collection[str],
     ) -> None:
         self._directory = directory
         self._threads = threads
         self._ledger = ledger
         self._running = running
+        self._written = passing
         self._passing: set[str] = set()  # files on their way to a name at the last count
         self.left_over: set[str] = set()  # those that have been on their way for two counts: nobody moves them any more
 
@@ -73,7 +81,7 @@ class Census:
         running = self._running()
         # A manifest on its way to its name is no part: it is there for a moment, and then in its folder.
         kept = {name: taken for name, taken in found.items() if Path(name).suffix in KEPT_PARTS}
-        self.left_over = self._passing & set(found)
+        self.left_over = (self._passing & set(found)).difference(self._written)
         self._passing = set(found) - set(kept)
         self._ledger.keep_parts({name: taken for name, taken in kept.items() if Path(name).stem not in running})
 

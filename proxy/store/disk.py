@@ -5,30 +5,30 @@ A path is computed from a parsed digest only. Nothing is named before its bytes 
 the file goes. A file that is not as its seal says is hashed again before it may end anywhere (`checks`).
 """
 
+import asyncio
 import errno
 import io
 import itertools
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Final, TypeVar
 
 from proxy.ledger import Ledger
 from proxy.log import logger
-from proxy.oci import HEX, HEX_LENGTH, Digest
+from proxy.oci import Digest
 from proxy.store.base import OpenBlob, Stored, Verdict
-from proxy.store.blocks import SECTOR, blob_path, blocks_of, folder_of
+from proxy.store.blocks import blob_path, blobs_in, blocks_of, folder_of, shards
 from proxy.store.checks import Checks, Pause
 from proxy.store.filesystem import (
     PRIVATE_FILE,
     Filesystem,
     discarded_on_failure,
-    entries,
     forget,
     opened,
     size_of_file,
@@ -38,6 +38,7 @@ from proxy.store.filesystem import (
 from proxy.store.seals import Seal, seal_of
 from proxy.store.threads import Threads
 
+Value = TypeVar("Value")
 log = logger("store")
 # A suspect blob of at most so many bytes is hashed before its first byte leaves, which takes a few hundredths of a
 # second: if it is bad, its client is served from the upstream on the same connection.
@@ -69,6 +70,7 @@ class DiskStore:
         self.ledger = ledger
         self._reading: dict[Digest, _Reading] = {}
         self._puts = itertools.count()
+        self.passing: set[str] = set()  # files among the parts that a `put` writes now
         self._durable_shards: set[Path] = set()
         self._making_shard = Lock()
 
@@ -143,17 +145,24 @@ class DiskStore:
 
     async def adopt(self, part: Path, digest: Digest, size: int) -> None:
         trusted = self._checks.seals.recall(digest)
-        with self.ledger.changing(folder_of(digest)) as change:
-            files, own, seal = await self._threads.disk(self._adopt, part, digest, size, trusted)
-            change.took(files, own)
-        await self._note(digest, seal)
+        await self._note(digest, await self._changed(digest, partial(self._adopt, part, digest, size, trusted)))
 
     async def put(self, data: bytes, digest: Digest) -> None:
         trusted = self._checks.seals.recall(digest)
-        with self.ledger.changing(folder_of(digest)) as change:
-            files, own, seal = await self._threads.disk(self._put, data, digest, trusted)
-            change.took(files, own)
-        await self._note(digest, seal)
+        await self._note(digest, await self._changed(digest, partial(self._put, data, digest, trusted)))
+
+    async def _changed(self, digest: Digest, work: Callable[[], tuple[int, int, Value]]) -> Value:
+        """Change the shard of a digest in a disk thread. It is booked when it is done, whether or not anybody waits."""
+        change = self.ledger.change(folder_of(digest))
+
+        def ended(done: "asyncio.Future[tuple[int, int, Value]]") -> None:
+            if done.cancelled() or done.exception() is not None:
+                change.failed()
+            else:
+                change.took(*done.result()[:2])
+            change.end()
+
+        return (await self._threads.disk(work, then=ended))[2]
 
     async def _note(self, digest: Digest, seal: Seal | None) -> None:
         """Seal what was named just now. A seal that cannot be written is no reason to refuse the blob."""
@@ -162,9 +171,7 @@ class DiskStore:
                 await self._checks.seals.note(digest, seal)
 
     async def delete(self, digest: Digest) -> None:
-        with self.ledger.changing(folder_of(digest)) as change:
-            freed, own = await self._threads.disk(self._delete, digest)
-            change.took(-freed, own)
+        freed = await self._changed(digest, partial(self._delete, digest))
         await self._checks.seals.drop(digest)
         # Who reads it now reads on, and the disk has its blocks back only then; who comes later reads another file.
         reading = self._reading.pop(digest, None)
@@ -173,8 +180,8 @@ class DiskStore:
             self.ledger.lingering += freed
 
     async def list(self) -> AsyncIterator[Stored]:
-        for shard in await self._threads.disk(_shards, self._blobs):
-            for stored in await self._threads.disk(_blobs_in, shard):
+        for shard in await self._threads.disk(shards, self._blobs):
+            for stored in await self._threads.disk(blobs_in, shard):
                 yield stored
 
     def _put(self, data: bytes, digest: Digest, trusted: Seal | None) -> tuple[int, int, Seal | None]:
@@ -188,9 +195,13 @@ class DiskStore:
             return 0, blocks_of(target.parent), None
         before = blocks_of(target)
         part = self._parts / f"{digest.algorithm}-{digest.encoded}.{next(self._puts)}.put"
-        write_new(self._files, part, data)
-        with discarded_on_failure(self._files, part):
-            self._name(part, target)
+        self.passing.add(part.name)
+        try:
+            write_new(self._files, part, data)
+            with discarded_on_failure(self._files, part):
+                self._name(part, target)
+        finally:
+            self.passing.discard(part.name)
         return blocks_of(target) - before, blocks_of(target.parent), seal_of(target)
 
     def _adopt(self, part: Path, digest: Digest, size: int, trusted: Seal | None) -> tuple[int, int, Seal | None]:
@@ -210,12 +221,12 @@ class DiskStore:
             self._name(part, target)
         return blocks_of(target) - before, blocks_of(target.parent), seal
 
-    def _delete(self, digest: Digest) -> tuple[int, int]:
-        """Returns what was freed, and what the shard itself takes now."""
+    def _delete(self, digest: Digest) -> tuple[int, int, int]:
+        """Returns what the shard's files take more by it, what the shard itself takes now, and what was freed."""
         path = self.path_of(digest)
         freed = blocks_of(path)
         forget(self._files, path)
-        return freed, blocks_of(path.parent)
+        return -freed, blocks_of(path.parent), freed
 
     def _name(self, part: Path, target: Path) -> None:
         """Give a synced part its name. A name that could not be made durable is taken back."""
@@ -266,27 +277,3 @@ def _open_file(path: Path) -> tuple[io.FileIO, Seal] | None:
 def _close(found: tuple[io.FileIO, Seal] | None) -> None:
     if found is not None:
         found[0].close()
-
-
-def _shards(blobs: Path) -> list[Path]:
-    return [
-        Path(shard.path)
-        for algorithm in HEX_LENGTH
-        for shard in entries(blobs / algorithm)
-        if shard.is_dir(follow_symlinks=False)
-    ]
-
-
-def _blobs_in(shard: Path) -> list[Stored]:
-    """The blobs of one shard; a name that is no digest of this shard, or no plain file, is not one."""
-    found: list[Stored] = []
-    algorithm = shard.parent.name
-    for entry in entries(shard):
-        name = entry.name
-        if len(name) != HEX_LENGTH[algorithm] or HEX.fullmatch(name) is None or name[:2] != shard.name:
-            continue
-        with suppress(FileNotFoundError):  # deleted since the folder was read
-            if entry.is_file(follow_symlinks=False):
-                told = entry.stat(follow_symlinks=False)
-                found.append(Stored(Digest(algorithm, name), told.st_size, told.st_blocks * SECTOR))
-    return found

@@ -36,12 +36,34 @@ class Threads:
         self.hash_pool = ThreadPoolExecutor(hashing, thread_name_prefix="hash")
         self.last_pool = ThreadPoolExecutor(1, thread_name_prefix="last", initializer=_step_back)
         self._running: set[asyncio.Future[Any]] = set()
+        self._disk_threads = disk
+        self._asked = 0  # disk jobs that run or wait
+        self._is_silent = False  # one was not answered in time, and none has ended since
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the disk gives no answer at all: every thread waits for it, and has for as long as a client would."""
+        return self._is_silent and self._asked >= self._disk_threads
 
     async def disk(
-        self, work: Callable[[*Args], Value], *args: *Args, unclaimed: Callable[[Value], object] | None = None
+        self,
+        work: Callable[[*Args], Value],
+        *args: *Args,
+        unclaimed: Callable[[Value], object] | None = None,
+        then: Callable[["asyncio.Future[Value]"], object] | None = None,
     ) -> Value:
-        """Run `work(*args)` in the disk pool. `unclaimed` gets its result if the caller was cancelled meanwhile."""
-        return await self._run(self.disk_pool, lambda: work(*args), unclaimed)
+        """Run `work(*args)` in the disk pool. `unclaimed` gets its result if the caller was cancelled meanwhile; `then`
+        hears on the event loop how it ended, in any case, before the caller does.
+        """
+
+        def ended(done: "asyncio.Future[Value]") -> None:
+            self._asked -= 1
+            self._is_silent = False
+            if then is not None:
+                then(done)
+
+        self._asked += 1
+        return await self._run(self.disk_pool, lambda: work(*args), unclaimed, ended)
 
     async def soon(
         self,
@@ -51,27 +73,36 @@ class Threads:
         unclaimed: Callable[[Value], object] | None = None,
     ) -> Value:
         """As `disk`, for what a client waits for: TimeoutError, which is an OSError, when the disk gives no answer for
-        `patience` times `answer_within_s`. The work itself goes on.
+        `patience` times `answer_within_s`, and at once while it hangs. Work that has begun goes on.
         """
+        if self.hangs:  # what waits in a queue that does not move is no use to anybody
+            raise TimeoutError(errno.ETIMEDOUT, "the disk gives no answer")
         within_s = self.answer_within_s * patience
         try:
             async with asyncio.timeout(within_s):
                 return await self.disk(work, *args, unclaimed=unclaimed)
         except TimeoutError as cause:
+            self._is_silent = True
             raise TimeoutError(errno.ETIMEDOUT, f"the disk gave no answer within {within_s:g} s") from cause
 
     async def hash(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
         """Run `work(*args)` in the hash pool."""
-        return await self._run(self.hash_pool, lambda: work(*args), None)
+        return await self._run(self.hash_pool, lambda: work(*args))
 
     async def last(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
         """Run `work(*args)` in the one thread that goes behind all others: for work that nobody waits for."""
-        return await self._run(self.last_pool, lambda: work(*args), None)
+        return await self._run(self.last_pool, lambda: work(*args))
 
     async def _run(
-        self, pool: Executor, work: Callable[[], Value], unclaimed: Callable[[Value], object] | None
+        self,
+        pool: Executor,
+        work: Callable[[], Value],
+        unclaimed: Callable[[Value], object] | None = None,
+        ended: Callable[["asyncio.Future[Value]"], object] | None = None,
     ) -> Value:
         future = asyncio.wrap_future(pool.submit(work))
+        if ended is not None:
+            future.add_done_callback(ended)
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app import World, open_rooms
 from proxy.capacity import Capacity, Limits, days_to_full, growth_per_day
-from proxy.capacity.trouble import reason_of
-from proxy.config import Share
+from proxy.capacity.trouble import FIRST_PROBE_S, reason_of
+from proxy.config import Share, parse
 from proxy.errors import NotKept
 from proxy.events import Events, StorageDegraded, StorageRecovered, StoreReplaced
 from proxy.ledger import blocks_for
@@ -24,6 +26,8 @@ from proxy.tasks import Tasks
 from tests.support.blocks import blocks_under
 from tests.support.clock import Clock
 from tests.support.faulty import FaultyFilesystem, no_space
+from tests.support.proxy import config_text
+from tests.support.registry import Registry
 from tests.support.site import settled
 
 MIB = 1 << 20
@@ -165,6 +169,72 @@ async def test_the_book_is_what_stands_on_the_disk(cache_dir: Path) -> None:
         await room.capacity.count()
         assert room.capacity.ledger.taken == blocks_under(cache_dir)
         assert room.capacity.ledger.parts >= 50_000
+
+
+async def test_a_change_whose_caller_left_is_booked(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adopting goes on in its thread when its caller is cancelled; what it did is in the book as soon as it is done."""
+    async with bench(cache_dir) as room, Tasks() as tasks:
+        gate, begun = threading.Event(), threading.Event()
+        fsync = room.files.fsync
+
+        def held(descriptor: int) -> None:
+            begun.set()
+            assert gate.wait(10)
+            fsync(descriptor)
+
+        monkeypatch.setattr(room.files, "fsync", held)
+        data = b"x" * 300_000
+        part = room.disk.parts / "sha256-x.part"
+        part.write_bytes(data)
+        adopting = tasks.start(room.disk.blobs.adopt(part, Digest.of(data), len(data)), name="adopt")
+        await asyncio.to_thread(begun.wait, 10)
+        adopting.cancel()
+        await asyncio.gather(adopting, return_exceptions=True)
+        assert room.capacity.ledger.taken < 300_000
+        gate.set()
+        await room.disk.threads.close()  # when all work has ended, and was told
+        assert room.capacity.ledger.folder(folder_of(Digest.of(data))).files == 303_104
+
+
+async def test_counting_twice_takes_nothing_that_is_on_its_way(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that is being written while the cache is counted, again and again and at once, is not left over."""
+    async with bench(cache_dir) as room, Tasks() as tasks:
+        gate, begun = threading.Event(), threading.Event()
+        fsync = room.files.fsync
+
+        def held(descriptor: int) -> None:
+            begun.set()
+            assert gate.wait(10)
+            fsync(descriptor)
+
+        left = room.disk.parts / f"sha256-{'0' * 64}.9.put"
+        left.write_bytes(b"left over")
+        monkeypatch.setattr(room.files, "fsync", held)
+        putting = tasks.start(room.disk.blobs.put(b"m" * 5000, Digest.of(b"m" * 5000)), name="put")
+        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.gather(*(room.capacity.count() for _ in range(3)))
+        assert not left.exists()
+        gate.set()
+        await putting
+        assert await room.disk.blobs.stat(Digest.of(b"m" * 5000)) == 5000
+
+
+async def test_time_is_the_worlds(cache_dir: Path, registry: Registry) -> None:
+    """Whoever turns the clock wakes the probe of a disk that refused."""
+    clock = Clock()
+    config = parse(config_text(cache_dir, registry), "test.yaml", {})
+    world = World(clock=clock, monotonic=clock, sleep=clock.sleep)
+    async with open_rooms(config, world) as rooms:
+        recovered = asyncio.Event()
+        rooms.events.listen(StorageRecovered, lambda _: recovered.set())
+        rooms.capacity.refused(OSError(errno.EIO, "the disk refuses"))
+        await asyncio.sleep(0)
+        assert not recovered.is_set()
+        clock.advance(FIRST_PROBE_S)
+        async with asyncio.timeout(10):
+            await recovered.wait()
 
 
 async def test_what_a_hand_changed_is_found_by_the_next_count(cache_dir: Path) -> None:

@@ -92,3 +92,42 @@ async def test_the_error_of_unclaimed_work_is_nobodys() -> None:
             await caller
         gate.set()
     assert unseen == []
+
+
+async def test_a_disk_that_hangs_gathers_no_queue() -> None:
+    """Once nobody was answered in time, and while every thread still waits, no more work is queued: asking fails at
+    once. With the first answer the disk is asked again.
+    """
+    tasks, done, gate = Tasks(), list[int](), threading.Event()
+    begun = threading.Barrier(3)
+
+    def hang() -> None:
+        begun.wait(10)
+        gate.wait(10)
+
+    async with Threads(disk=2, answer_within_s=0.01) as threads:
+        held = [tasks.start(threads.disk(hang), name="held") for _ in range(2)]
+        await asyncio.to_thread(begun.wait, 10)
+        with pytest.raises(TimeoutError, match="within"):
+            await threads.soon(done.append, 0)
+        for number in range(1, 1000):
+            with pytest.raises(TimeoutError, match="gives no answer"):
+                await threads.soon(done.append, number)
+        gate.set()
+        await asyncio.gather(*held)
+        threads.answer_within_s = 5.0
+        await threads.soon(done.append, 1000)
+    assert done == [0, 1000]
+
+
+async def test_one_file_that_hangs_is_not_the_disk() -> None:
+    """While threads are free, others are asked for as ever."""
+    tasks, gate = Tasks(), threading.Event()
+    async with Threads(disk=2, answer_within_s=0.01) as threads:
+        with pytest.raises(TimeoutError):
+            await threads.soon(gate.wait, 10)
+        assert not threads.hangs
+        threads.answer_within_s = 5.0
+        assert await threads.soon(divmod, 7, 2) == (3, 1)
+        gate.set()
+    assert len(tasks) == 0
