@@ -48,6 +48,11 @@ def unkept(reason: str) -> Outcome:
     return Outcome(result=Result.UNKEPT, not_kept=reason, upstream_status=200)
 
 
+def told(not_kept: str | None) -> Outcome:
+    """Of what was fetched just now; `not_kept` is why it is not stored, None if it is."""
+    return MISS if not_kept is None else unkept(not_kept)
+
+
 def cache_status(member: str, outcome: Outcome) -> str:
     """This member's entry of Cache-Status (RFC 9211): `cache-1; fwd=miss; stored`."""
     return "; ".join([_item(member), *_facts(outcome)])

@@ -26,10 +26,10 @@ from proxy.freshness import Verdict
 from proxy.grace import Grace
 from proxy.ground import Ground
 from proxy.log import logger
-from proxy.manifests import Held, Manifests
+from proxy.manifests import Manifests
 from proxy.missing import Missing
 from proxy.oci import Descriptor, Digest
-from proxy.outcome import COLLAPSED, HIT, MISS, Outcome, unkept
+from proxy.outcome import COLLAPSED, HIT, MISS, told
 from proxy.pulled import BlobAnswer, ManifestAnswer, Standing
 from proxy.rules import Place, Route, Source
 from proxy.store.base import Link, OpenBlob
@@ -127,7 +127,7 @@ class Pull:
         except (ManifestUnknown, UpstreamNotFound) as cause:
             self._missing.note(ManifestUnknown, route, digest)
             raise ManifestUnknown(f"{route.source.upstream} has no manifest {digest} in {route.place}") from cause
-        return ManifestAnswer(fetched.descriptor, fetched.body, _kept_outcome(fetched))
+        return ManifestAnswer(fetched.descriptor, fetched.body, told(fetched.unkept))
 
     async def _head_manifest(self, route: Route, digest: Digest) -> Descriptor | None:
         """What a HEAD upstream tells; None when it tells too little, so that a GET has to show it."""
@@ -154,8 +154,10 @@ class Pull:
         if link is not None and self._grace.refuses(route):
             await self._ask_leave(route, BlobUnknown, lambda: self._upstreams.head_blob(route.source, digest))
         held = await self._read(route.place, digest) if link is not None else None
-        if held is not None:
-            return self._answer_held(held, want_body)
+        if held is not None and link is not None:
+            answer = await self._answer_held(held, want_body, link.size)
+            if answer is not None:
+                return answer
         if not want_body:
             return BlobAnswer(MISS, size=await self._size(route, digest))
         self._missing.refuse(BlobUnknown, route, digest)
@@ -238,11 +240,14 @@ class Pull:
             self._events.publish(NotStored(place, digest, "unreadable", str(error)))
             return None
 
-    def _answer_held(self, held: OpenBlob, want_body: bool) -> BlobAnswer:
+    async def _answer_held(self, held: OpenBlob, want_body: bool, noted: int) -> BlobAnswer | None:
+        """What is here. Its size alone (`noted` when it was linked) is not told of a file that was cut: None then."""
         if want_body:
             return BlobAnswer(HIT, size=held.size, held=held)
-        held.close()
-        return BlobAnswer(HIT, size=held.size)
+        try:
+            return BlobAnswer(HIT, size=held.size) if held.size == noted or await held.is_whole() else None
+        finally:
+            held.close()
 
     async def _size(self, route: Route, digest: Digest) -> int:
         """The size of a blob that is not here: asked upstream, which also proves it; else what a manifest says."""
@@ -293,7 +298,3 @@ class Pull:
     def _refuse_blocked(self, digest: Digest) -> None:
         if self._is_blocked(digest):
             raise Denied(f"{digest} is on the block list of this cache")
-
-
-def _kept_outcome(fetched: Held) -> Outcome:
-    return MISS if fetched.unkept is None else unkept(fetched.unkept)

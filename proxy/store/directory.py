@@ -30,7 +30,7 @@ log = logger("store")
 
 # 1: blobs, parts, records, index. 2: quarantine, a log of changes, rows with a CRC: each brings itself up to date.
 VERSION: Final = 2
-STAMP: Final = re.compile(rb"cistern store ([0-9]{1,9})\n?")
+STAMP: Final = re.compile(rb"cistern store ([1-9][0-9]{0,8})\n?")
 STAMPED: Final = f"cistern store {VERSION}\n".encode()
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 FOLDERS: Final = ("blobs", *(f"blobs/{algorithm}" for algorithm in HEX_LENGTH), "parts", "quarantine")

@@ -2,7 +2,10 @@
 
 import asyncio
 import errno
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +72,35 @@ async def test_bad_content_never_completes(proxy: Proxy, registry: Registry, dam
     [aside] = quarantined(proxy)
     assert aside.name.startswith(f"sha256-{wanted.digest.encoded}.")
     assert aside.read_bytes() != wanted.data
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("damage", ["cut short", "longer", "empty"])
+async def test_head_tells_no_wrong_size(proxy: Proxy, registry: Registry, damage: str, size: int) -> None:
+    """A file of another length than its blob's is not what HEAD tells of, however large it is."""
+    wanted = await held(proxy, registry, size)
+    KINDS[damage](proxy.rooms.disk.blobs.path_of(wanted.digest))
+    answer = await proxy.ask(f"{REPOSITORY}/blobs/{wanted.digest}", method="HEAD")
+    assert (answer.status, answer.headers["Content-Length"]) == (200, str(size))
+    [aside] = quarantined(proxy)
+    assert aside.name.startswith(f"sha256-{wanted.digest.encoded}.")
+
+
+async def test_head_waits_for_no_hash_of_a_large_blob(
+    proxy: Proxy, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suspect file of the length that was noted: its size is told while it is hashed."""
+    wanted = await held(proxy, registry, SIZES["hashed behind"])
+    proxy.rooms.disk.blobs.path_of(wanted.digest).touch()
+    gate, hashing = threading.Event(), proxy.rooms.disk.threads.hash
+
+    async def later(work: Callable[..., Any], *args: Any) -> Any:
+        return await hashing(lambda: gate.wait(10) and work(*args))
+
+    monkeypatch.setattr(proxy.rooms.disk.threads, "hash", later)
+    answer = await proxy.ask(f"{REPOSITORY}/blobs/{wanted.digest}", method="HEAD")
+    assert (answer.status, answer.headers["Content-Length"]) == (200, str(wanted.size))
+    gate.set()
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)

@@ -165,7 +165,10 @@ async def test_a_newer_store_is_refused_untouched(tmp_path: Path) -> None:
     assert whole_tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("stamp", ["", "nonsense\n", "cistern store -1\n", "cistern store 99999999999\n"])
+@pytest.mark.parametrize(
+    "stamp",
+    ["", "nonsense\n", "cistern store -1\n", "cistern store 0\n", "cistern store 02\n", "cistern store 99999999999\n"],
+)
 async def test_a_strange_stamp_is_refused_untouched(tmp_path: Path, stamp: str) -> None:
     """A stamp that says no version is refused, not guessed at."""
     await open_once(tmp_path)
