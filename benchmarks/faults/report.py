@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.figures import CISTERN, REGISTRY
-from tests.faults.matrix import NOISE_S, WITHIN_S, Cell, table
+from tests.faults.matrix import WITHIN_S, Cell, table
 from tests.faults.playing import Seen
 
 HEAD = """\
@@ -28,8 +28,7 @@ MATRIX_HEAD = """\
 Written by `python -m benchmarks.faults --matrix`; every cell is one real pull of that run. skopeo, containerd's `ctr`
 and podman pull through HAProxy, which checks `/-/rules/NAME` of two Cisterns in front of one registry with a token
 realm; `fresh_for` is 0s, so every pull by tag wants a check. Held: all of the image is in both caches. Half: all but
-its last layer. Cold: nothing. A held image must pull within {within:g} s of that client's time while all was well
-(measured with {noise:g} s of tolerance, as two runs of a client differ by that much here).
+its last layer. Cold: nothing. A held image must pull within {within:g} s of that client's time while all was well.
 """
 
 
@@ -79,7 +78,7 @@ def markdown(played: Sequence[Played], facts: Mapping[str, object], patience_s: 
 def matrix_markdown(cells: Sequence[Cell], wrong: Sequence[str], facts: Mapping[str, object]) -> str:
     """The matrix as a document."""
     lines = [
-        MATRIX_HEAD.format(within=WITHIN_S, noise=NOISE_S),
+        MATRIX_HEAD.format(within=WITHIN_S),
         f"Machine: {facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}.\n",
         table(cells),
         "All is as it must be." if not wrong else "Not as it must be:\n",
