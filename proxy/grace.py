@@ -10,11 +10,14 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from proxy.errors import BlobUnknown, CisternError, NotHere, UpstreamDenied, UpstreamNotFound
 from proxy.events import CredentialJudged, NotStored
 from proxy.freshness import Verdict
 from proxy.ground import Ground
 from proxy.log import logger
+from proxy.oci import Digest
 from proxy.rules import Place, Route
+from proxy.upstream.base import Upstreams
 
 log = logger("grace")
 WAITING_MAX: Final = 1000
@@ -90,3 +93,21 @@ class Grace:
     def refuses(self, route: Route) -> bool:
         """Whether held content needs the upstream's word: its credential was refused longer ago than the grace."""
         return not self.lasts(route) and route.tags.on_denied is Verdict.DENY
+
+
+async def ask_leave(upstreams: Upstreams, route: Route, digest: Digest, unknown: type[NotHere]) -> None:
+    """For held content whose credential was refused longer ago than its grace: ask whether it still is.
+
+    Raises UpstreamDenied, refused or not: a 403 is a word (invariant I9), and so is a 404, by which registries hide
+    what they deny: `unknown`, unless `on_not_found` serves on. Other trouble is no reason to deny.
+    """
+    try:
+        ask = upstreams.head_blob if unknown is BlobUnknown else upstreams.head_manifest
+        await ask(route.source, digest)
+    except UpstreamDenied:
+        raise
+    except UpstreamNotFound as error:
+        if route.tags.on_not_found is Verdict.DENY:
+            raise unknown(f"{route.source.upstream} does not show this in {route.source.repository}") from error
+    except CisternError as error:
+        log.info("held content is served past its grace", place=str(route.place), error=str(error))

@@ -5,25 +5,21 @@ place's own credentials. So one upstream's private blob cannot be read through a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Origin
 from proxy.errors import (
     BlobUnknown,
-    CisternError,
     Denied,
     ManifestUnknown,
-    NotHere,
-    UpstreamDenied,
     UpstreamLied,
     UpstreamNotFound,
 )
 from proxy.events import BlobAsked, ManifestFetched, NotStored
 from proxy.flights import Flights
-from proxy.freshness import Verdict
-from proxy.grace import Grace
+from proxy.grace import Grace, ask_leave
 from proxy.ground import Ground
 from proxy.log import logger
 from proxy.manifests import Manifests
@@ -113,9 +109,7 @@ class Pull:
         held = await self._manifests.held(route.place, digest)
         if held is not None:
             if self._grace.refuses(route):
-                await self._ask_leave(
-                    route, ManifestUnknown, lambda: self._upstreams.head_manifest(route.source, digest)
-                )
+                await ask_leave(self._upstreams, route, digest, ManifestUnknown)
             return ManifestAnswer(held.descriptor, held.body, HIT)
         self._missing.refuse(ManifestUnknown, route, digest)
         try:
@@ -145,14 +139,16 @@ class Pull:
         if want_body:
             self._events.publish(BlobAsked(route, digest))
         link = recalled = self._records.recall_link(route.place, digest)
-        told_size = None
-        if recalled is None:
+        told_size, alone = None, self._upstreams.left_alone(route.source)
+        if recalled is None and alone is not None:
+            link = await self._records.link(route.place, digest)  # the one look that a refusal needs
+        elif recalled is None:
             link, stored, told_size = await self._look(route.place, digest)
             if link is None and stored is not None and not self._fetches(route.source, digest):
                 await self._prove(route, digest)
                 link = await self._records.link(route.place, digest)
         if link is not None and self._grace.refuses(route):
-            await self._ask_leave(route, BlobUnknown, lambda: self._upstreams.head_blob(route.source, digest))
+            await ask_leave(self._upstreams, route, digest, BlobUnknown)
         held = await self._read(route.place, digest) if link is not None else None
         if held is not None and link is not None:
             answer = await self._answer_held(held, want_body, link.size)
@@ -161,6 +157,9 @@ class Pull:
         if not want_body:
             return BlobAnswer(MISS, size=await self._size(route, digest))
         self._missing.refuse(BlobUnknown, route, digest)
+        running = self._downloads.find(digest)
+        if alone is not None and (running is None or not running.opened):
+            raise alone
         if recalled is not None:
             told_size = await self._index.size_of(route.place, digest)
         return await self._join(route, digest, Origin(route.source, told_size))
@@ -278,22 +277,6 @@ class Pull:
         except OSError as error:
             self._events.publish(NotStored(route.place, digest, "disk", str(error)))
         return size if size is not None else stored
-
-    async def _ask_leave(self, route: Route, unknown: type[NotHere], ask: Callable[[], Awaitable[object]]) -> None:
-        """For held content whose credential was refused longer ago than its grace: ask whether it still is.
-
-        Raises UpstreamDenied, refused or not: a 403 is a word (invariant I9), and so is a 404, by which registries hide
-        what they deny: `unknown`, unless `on_not_found` serves on. Other trouble is no reason to deny.
-        """
-        try:
-            await ask()
-        except UpstreamDenied:
-            raise
-        except UpstreamNotFound as error:
-            if route.tags.on_not_found is Verdict.DENY:
-                raise unknown(f"{route.source.upstream} does not show this in {route.source.repository}") from error
-        except CisternError as error:
-            log.info("held content is served past its grace", place=str(route.place), error=str(error))
 
     def _refuse_blocked(self, digest: Digest) -> None:
         if self._is_blocked(digest):

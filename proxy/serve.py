@@ -14,6 +14,7 @@ from typing import Final
 
 from proxy import __version__
 from proxy.app import World, open_rooms
+from proxy.collector import settle
 from proxy.config import Config
 from proxy.edge import Edge, open_edge
 from proxy.events import ConfigTaken
@@ -57,6 +58,7 @@ async def serve(
         rooms.events.listen(ConfigTaken, lambda taken: _allow_files(taken.config.limits.max_connections))
         rooms.tasks.start(reload.run(), name="reload")
         rooms.tasks.start(reload.watch(), name="reload: watch")
+        settle()
         edge.health.phase = Phase.SERVING
         announce(edge.ready_line)
         log.info("ready", version=__version__, pid=os.getpid(), registry=edge.clients.url, admin=edge.admin.url)

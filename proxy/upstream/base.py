@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.errors import UpstreamUnavailable
 from proxy.oci import Digest
 from proxy.rules import Source
 
@@ -94,6 +95,9 @@ class Upstreams(Protocol):
 
     def in_trouble(self, source: Source) -> bool:
         """Whether an endpoint of the source is left alone now, so that what it lacks is not known."""
+
+    def left_alone(self, source: Source) -> UpstreamUnavailable | None:
+        """The error of any request now, if every endpoint of the source is left alone: nothing need be begun."""
 
     async def tags(self, source: Source, query: dict[str, str]) -> Listing: ...
 

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from proxy.errors import UpstreamFault
+from proxy.errors import UpstreamFault, UpstreamUnavailable
 from proxy.events import CredentialJudged
 from proxy.log import public_url
 from proxy.oci import Digest
@@ -100,6 +100,10 @@ class Clients(Upstreams):
     def in_trouble(self, source: Source) -> bool:
         """Whether an endpoint that would be asked is left alone now: what it lacks is not known then."""
         return any(endpoint.breaker.is_open for endpoint in self._endpoints.candidates(source))
+
+    def left_alone(self, source: Source) -> UpstreamUnavailable | None:
+        errors = [endpoint.standing.left_alone() for endpoint in self._endpoints.candidates(source)]
+        return errors[0] if all(errors) else None
 
     def _attempts_at(self, upstream: str) -> Attempts:
         attempts = self._attempts.get(upstream)

@@ -157,10 +157,11 @@ class Endpoint:
         """Hold a slot; raises UpstreamUnavailable if none is free for a client within the time for headers."""
         is_body, within_s = ask.kind == BLOB and ask.method == "GET", self.wire.settings.timeouts.headers_s
         async with AsyncExitStack() as stack:
+            slot = self.slots.hold(ask.priority, is_body=is_body, within_s=within_s, is_urgent=ask.is_urgent)
             try:
-                await stack.enter_async_context(
-                    self.slots.hold(ask.priority, is_body=is_body, within_s=within_s, is_urgent=ask.is_urgent)
-                )
+                async with self.standing.patience():
+                    await stack.enter_async_context(slot)
+                    await self.standing.turn()
             except NoSlot:
                 why = f"all connections that it may have are in use ({self.slots.limit}), and none was free in time"
                 raise UpstreamUnavailable(self.upstream, why, BUSY_S, failure=Failure.BUSY) from None

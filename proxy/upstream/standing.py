@@ -25,6 +25,9 @@ from proxy.upstream.settings import BreakerSettings
 from proxy.upstream.state import EndpointState, LastFault, QuotaLeft, Throttled
 
 HELD_BACK_MAX_S: Final = 600.0
+# Behind each who waits may stand a crowd: told all at once, they would hold up whoever asks for what is held.
+ONE_BY_ONE_S: Final = 0.01
+ALL_TOLD_S: Final = 2.0
 
 
 class Standing:
@@ -47,7 +50,7 @@ class Standing:
         self._origin = origin
         self._monotonic = monotonic
         self._on_open = on_open
-        self._waiting: set[asyncio.Timeout] = set()
+        self._waiting: dict[asyncio.Timeout, None] = {}  # in the order in which they came
         self.breaker = Breaker(breaker, monotonic=monotonic, rng=rng, on_open=self._opened)
         self.gates: Gates = Gates(monotonic=monotonic, rng=rng) if before is None else before.gates
         self.quotas: Quotas = Quotas(monotonic=monotonic) if before is None else before.quotas
@@ -88,9 +91,15 @@ class Standing:
 
     def refuse_left_alone(self) -> None:
         """Raise UpstreamUnavailable while the circuit is open: before anybody waits for a slot that a body may hold."""
-        if self.breaker.is_open:
-            wait_s = max(1.0, self.breaker.wait_s)
-            raise UpstreamUnavailable(self._upstream, self._why_left_alone(), wait_s, failure=Failure.LEFT_ALONE)
+        if (error := self.left_alone()) is not None:
+            raise error
+
+    def left_alone(self) -> UpstreamUnavailable | None:
+        """The error of a request now, if the circuit is open."""
+        if not self.breaker.is_open:
+            return None
+        wait_s = max(1.0, self.breaker.wait_s)
+        return UpstreamUnavailable(self._upstream, self._why_left_alone(), wait_s, failure=Failure.LEFT_ALONE)
 
     @contextmanager
     def call(self) -> Iterator[Call]:
@@ -114,18 +123,19 @@ class Standing:
 
     @asynccontextmanager
     async def patience(self) -> AsyncIterator[None]:
-        """The wait for an answer's head: over for everybody when the circuit opens; raises UpstreamUnavailable.
+        """The wait for a slot or an answer's head: over for everybody when the circuit opens, one after the other.
+        Entered while the circuit is closed; raises UpstreamUnavailable.
 
         Whoever joined such a wait would else be told after a whole timeout what the next one is told at once.
         """
         deadline = asyncio.timeout(None)
         try:
             async with deadline:
-                self._waiting.add(deadline)
+                self._waiting[deadline] = None
                 try:
                     yield
                 finally:
-                    self._waiting.discard(deadline)
+                    self._waiting.pop(deadline, None)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -134,10 +144,17 @@ class Standing:
                 self._upstream, self._why_left_alone(), wait_s, failure=Failure.LEFT_ALONE
             ) from None
 
+    async def turn(self) -> None:
+        """Within `patience`, for who has waited for something else: go on, or be told with the others, in turn."""
+        if self.breaker.is_open:
+            await asyncio.get_running_loop().create_future()
+
     def _opened(self) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for deadline in waiting:
-            deadline.reschedule(asyncio.get_running_loop().time())
+        waiting, self._waiting = self._waiting, {}
+        now = asyncio.get_running_loop().time()
+        step_s = min(ONE_BY_ONE_S, ALL_TOLD_S / max(1, len(waiting)))
+        for number, deadline in enumerate(waiting):
+            deadline.reschedule(now + number * step_s)
         self._on_open()
 
     def _why_left_alone(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.errors import UpstreamUnavailable
 from proxy.events import TransferResumed
 from tests.support import script
 from tests.support.clock import Clock
@@ -283,3 +284,25 @@ async def test_what_an_outage_left_is_gone_on_from(cache_dir: Path, registry: Re
         assert (await proxy.pull(wanted)).body == wanted.data
         [asked] = registry.recorded(wanted.digest)
         assert asked.headers["Range"] == f"bytes={MIB - 1}-"
+
+
+async def test_a_refusal_begins_nothing_and_joins_nothing(cache_dir: Path, registry: Registry, clock: Clock) -> None:
+    """While the upstream is left alone: neither a transfer, nor a wait with those whom that has not been told yet."""
+    waited, cold = registry.add_blob(APP, blob(5000)), registry.add_blob(APP, blob(6000))
+    held = registry.add_blob(APP, blob(7000))
+    async with proxied(cache_dir, registry, clock, breaker={"failures": 1}) as proxy:
+        assert (await proxy.pull(held)).body == held.data
+        await proxy.quiet()
+        gate = registry.hold_headers("*")
+        first = asyncio.ensure_future(proxy.pull(waited))
+        await gate.reached()
+        asked = len(registry.requests)
+        proxy.rooms.upstreams.endpoints(UPSTREAM)[0].breaker.enter().failed()
+        assert proxy.rooms.downloads.find(waited.digest) is not None
+        for wanted in (waited, cold):
+            with pytest.raises(UpstreamUnavailable, match="left alone"):
+                await proxy.rooms.pull.blob(proxy.rooms.rules.route(f"{UPSTREAM}/{APP}"), wanted.digest, want_body=True)
+        assert proxy.rooms.downloads.find(cold.digest) is None
+        assert (await first).status == 503
+        assert (await proxy.pull(held)).body == held.data
+        assert len([one for one in registry.requests if one.path != "/v2/"]) == asked

@@ -42,6 +42,9 @@ class BlobsOnly(ABC):
     def answer(self, source: Source, asked: Asked) -> AbstractAsyncContextManager[BlobBody]:
         """The answer to one request for the blob."""
 
+    def left_alone(self, source: Source) -> UpstreamUnavailable | None:
+        return None
+
     def in_trouble(self, source: Source) -> bool:
         return False
 

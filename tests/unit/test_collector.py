@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.collector import MANY, undisturbed
+from proxy.collector import MANY, settle, undisturbed
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +39,14 @@ def test_much_that_stays_is_set_aside(count: int, is_much: bool) -> None:
         kept = [[n] for n in range(count)]
     assert (gc.get_freeze_count() > before) is is_much
     assert len(kept) == count
+
+
+def test_what_a_start_made_is_not_walked_again() -> None:
+    """It is neither collected nor counted from then on; what is made later is."""
+    kept = [[n] for n in range(1000)]
+    settle()
+    frozen = gc.get_freeze_count()
+    assert frozen > 1000
+    assert not any(found is kept for found in gc.get_objects())
+    later = [[n] for n in range(1000)]
+    assert any(found is later for found in gc.get_objects())

@@ -310,6 +310,32 @@ async def test_who_waits_for_a_silent_upstream_is_told_when_its_circuit_opens() 
         assert endpoint.slots.used == 0
 
 
+async def test_those_who_wait_are_told_one_after_the_other() -> None:
+    """In the order in which they came, those for an answer and those for a slot: behind each may stand a crowd."""
+    settings: dict[str, Any] = {"breaker": {"failures": 1}, "max_connections": 4, "timeouts": {"headers": "100s"}}
+    asked, told = asyncio.Semaphore(0), list[str]()
+
+    async def hang(_asked: Asked) -> Reply:
+        asked.release()
+        await asyncio.Event().wait()
+        return Reply()
+
+    async with Peer(hang) as registry, clients(config(registry.url(), **settings)) as upstreams, Tasks() as tasks:
+
+        async def ask(tag: str) -> None:
+            with pytest.raises(UpstreamUnavailable, match="left alone"):
+                await upstreams.get_manifest(source(), tag)
+            told.append(tag)
+
+        running = [tasks.start(ask(tag), name="client") for tag in "abcdefgh"]
+        for _ in range(4):
+            await asked.acquire()
+        upstreams.endpoints(NAME)[0].breaker.enter().failed()
+        await asyncio.wait(running)
+        assert told == list("abcdefgh")
+        assert upstreams.endpoints(NAME)[0].slots.used == 0
+
+
 async def test_an_endpoints_state_can_be_looked_at(clock: Clock) -> None:
     """Open since, next probe, last fault and last answer: what health and `explain` tell."""
     async with Upstream() as upstream, left_alone(upstream, clock) as upstreams:
