@@ -16,6 +16,7 @@ from proxy.errors import (
     ManifestUnknown,
     UpstreamLied,
     UpstreamNotFound,
+    UpstreamUnavailable,
 )
 from proxy.events import BlobAsked, ManifestFetched, NotStored
 from proxy.flights import Flights
@@ -157,12 +158,16 @@ class Pull:
         if not want_body:
             return BlobAnswer(MISS, size=await self._size(route, digest))
         self._missing.refuse(BlobUnknown, route, digest)
-        running = self._downloads.find(digest)
-        if alone is not None and (running is None or not running.opened):
-            raise alone
+        self._refuse_cold(digest, alone)
         if recalled is not None:
             told_size = await self._index.size_of(route.place, digest)
         return await self._join(route, digest, Origin(route.source, told_size))
+
+    def _refuse_cold(self, digest: Digest, alone: UpstreamUnavailable | None) -> None:
+        """Begin nothing while the upstream is left alone, and join nobody who has not been told of it yet."""
+        running = self._downloads.find(digest)
+        if alone is not None and (running is None or not running.opened):
+            raise alone
 
     async def _look(self, place: Place, digest: Digest) -> tuple[Link | None, int | None, int | None]:
         """What the disk says of a blob: the place's link, the stored size, and the size that a manifest gives.
