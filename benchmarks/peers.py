@@ -220,6 +220,16 @@ def bare(home: Path, headers: Mapping[str, str], body: bytes) -> Iterator[Subjec
 
 
 @contextmanager
+def bare_storm(home: Path, sizes: Mapping[str, int]) -> Iterator[Subject]:
+    """A bare aiohttp handler that answers these paths with so many bytes, and refuses every other."""
+    home.mkdir(parents=True)
+    told = home / "sizes.json"
+    told.write_text(json.dumps(dict(sizes)))
+    with started([sys.executable, "-m", "benchmarks.bare_storm", str(told)], home, "bare") as (process, log):
+        yield Subject(BARE, process, int(ready_line(process, log).rpartition("port=")[2]), log=log)
+
+
+@contextmanager
 def relay(home: Path, origin: Upstream) -> Iterator[Subject]:
     """One Python process that sends on, writes and hashes, and does nothing else."""
     words = [sys.executable, "-m", "benchmarks.relay", "--upstream", str(origin.port)]

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+from benchmarks import peers
 from benchmarks.bench import LEAD_S, Bench
-from benchmarks.figures import CISTERN, REGISTRY, Figure, Row, at_most, percentile
+from benchmarks.figures import BARE, CISTERN, REGISTRY, Figure, Row, at_most, percentile
 from benchmarks.peers import Subject
 from benchmarks.upstream import OCI_MANIFEST
 
@@ -36,16 +37,20 @@ CALM_S = 3.0
 ACCEPT = f"{OCI_MANIFEST}, */*"  # docker-registry has no OCI manifest for who does not name its type
 CLIENT = (sys.executable, "-S", "-E", str(Path(__file__).with_name("storm_client.py")))
 AMPLIFIED, LATE_MS = at_most(1.1), at_most(50.0)
-Seen = list[tuple[str, float, float | None, int]]
+Seen = list[tuple[str, float, float | None, int, float]]
+Requests = list[tuple[str, str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """What each request saw (kind, when sent, seconds, status), what the upstream was asked, and when the circuit was
-    seen open.
+    """What each request saw (kind, when sent, seconds, status, how much later than it should have been sent), what the
+    server says of those for held content (seconds), what the upstream was asked, and when the circuit was seen open.
     """
 
+    requests: Requests
+    sizes: dict[str, int]  # by path, of what is held
     found: Seen
+    own: list[float]
     content: int
     pings: int
     opened_s: float
@@ -57,6 +62,7 @@ class Storm:
 def measure(bench: Bench) -> list[Row]:
     """Every trouble, at Cistern and at docker-registry."""
     rows: list[Row] = []
+    beside: Seen = []
     for trouble in TROUBLES:
         asked: dict[str, Figure] = {}
         held: dict[str, Figure] = {}
@@ -73,9 +79,11 @@ def measure(bench: Bench) -> list[Row]:
                     refused[subject.name] = _p99(refusals)
                 if subject.name == CISTERN:
                     note = _told(storm)
+                    beside = beside or _beside(bench, storm)
         amplified = f"{trouble}: upstream requests / distinct objects"
         rows.append(Row("storm", amplified, "x", asked, asked[CISTERN].value, AMPLIFIED, note))
-        for name, cells in (("held content", held), ("refusals once open", refused)):
+        for kind, name, cells in (("held", "held content", held), ("wanted", "refusals once open", refused)):
+            cells[BARE] = _p99([one for one in beside if one[0] == kind])
             judged = cells[CISTERN].value if CISTERN in cells else None
             rows.append(Row("storm", f"{trouble}: {name}, p99", "ms", cells, judged, LATE_MS))
     return rows
@@ -83,12 +91,14 @@ def measure(bench: Bench) -> list[Row]:
 
 def _told(storm: Storm) -> str:
     held, statuses = storm.of("held"), Counter(one[3] for one in storm.of("wanted"))
+    late, own = percentile([one[4] for one in storm.found], 0.99), percentile(storm.own, 0.99)
     good, unanswered = sum(one[3] == 200 for one in held), sum(one[2] is None for one in storm.found)
     answers = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
     return (
         f"circuit seen open after {storm.opened_s:.1f} s; {good} of {len(held)} held answered 200; "
         f"the others: {answers}; {unanswered} of all not answered; "
-        f"upstream: {storm.content} requests, {storm.pings} pings"
+        f"upstream: {storm.content} requests, {storm.pings} pings; the client's own lateness, p99: "
+        f"{late * 1000:.1f} ms; held content by the server's own log, p99: {own * 1000:.1f} ms"
     )
 
 
@@ -96,33 +106,59 @@ def _storm(bench: Bench, subject: Subject, trouble: str) -> Storm:
     """One storm, to its end."""
     bench.upstream.trouble()
     chance = random.Random(11)
-    held = [path for _ in range(IMAGES) for path in _hold(bench, subject)]
+    sizes = {path: size for _ in range(IMAGES) for path, size in _hold(bench, subject).items()}
+    held = list(sizes)
     wanted = [subject.blob(digest) for digest in bench.upstream.blobs(50_000, OBJECTS)]
-    requests = []
+    requests: Requests = []
     for _ in range(REQUESTS):
         is_wanted = chance.random() < WANTED
         kind, path = ("wanted", chance.choice(wanted)) if is_wanted else ("held", chance.choice(held))
         requests.append((kind, path, chance.random() * SECONDS))
     bench.upstream.trouble(trouble)
+    before = subject.log.stat().st_size if subject.log is not None else 0
     begin_at = time.monotonic() + CALM_S + LEAD_S
-    job: dict[str, object] = {"port": subject.port, "connections": CLIENTS, "begin_at": begin_at}
-    job |= {"until_s": SECONDS + AFTER_S, "accept": ACCEPT, "requests": requests}
     with _watched(subject, begin_at) as opened:
-        ended = subprocess.run(CLIENT, input=json.dumps(job) + "\n", capture_output=True, text=True, check=True)
-    found: Seen = [tuple(one) for one in json.loads(ended.stdout)["requests"]]
+        found = _sent(subject, requests, begin_at)
     content, pings = bench.upstream.asked()
     bench.upstream.trouble()
-    return Storm(found, content, pings, opened[0] if opened else 0.0)
+    own = _logged(subject, before)
+    return Storm(requests, sizes, found, own, content, pings, opened[0] if opened else 0.0)
 
 
-def _hold(bench: Bench, subject: Subject) -> list[str]:
-    """Pull a new image whole; the paths of its tag, its manifest and its blobs."""
+def _sent(subject: Subject, requests: Requests, begin_at: float) -> Seen:
+    """All requests, by a thousand clients in a process of their own."""
+    job: dict[str, object] = {"port": subject.port, "connections": CLIENTS, "begin_at": begin_at}
+    job |= {"until_s": SECONDS + AFTER_S, "accept": ACCEPT, "requests": requests}
+    ended = subprocess.run(CLIENT, input=json.dumps(job) + "\n", capture_output=True, text=True, check=True)
+    return [tuple(one) for one in json.loads(ended.stdout)["requests"]]
+
+
+def _beside(bench: Bench, storm: Storm) -> Seen:
+    """The same requests at a bare handler: what the machine and the client alone cost."""
+    bench.say(f"the same {REQUESTS} requests at a bare handler")
+    with peers.bare_storm(bench.home / "bare-storm", storm.sizes) as subject:
+        return _sent(subject, storm.requests, time.monotonic() + CALM_S + LEAD_S)
+
+
+def _logged(subject: Subject, offset: int) -> list[float]:
+    """The seconds of each hit in the server's log from `offset` on; nothing for one that keeps no such log."""
+    if subject.log is None or subject.name != CISTERN:
+        return []
+    lines = subject.log.read_bytes()[offset:].decode().splitlines()
+    told = [json.loads(line) for line in lines if line.startswith("{")]
+    return [line["seconds"] for line in told if line.get("event") == "request" and line.get("outcome") == "hit"]
+
+
+def _hold(bench: Bench, subject: Subject) -> dict[str, int]:
+    """Pull a new image whole; the paths of its tag, its manifest and its blobs, and the size of each."""
     image = bench.upstream.image(LAYERS)
     paths = [subject.manifest(image["tag"]), subject.manifest(image["digest"]), *map(subject.blob, image["blobs"])]
+    sizes: dict[str, int] = {}
     for path in paths:
-        status, _, _ = subject.get(path, accept=ACCEPT)
+        status, _, body = subject.get(path, accept=ACCEPT)
         assert status == 200, f"{subject.name} does not serve {path} of an upstream that is well: {status}"
-    return paths
+        sizes[path] = len(body)
+    return sizes
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     storm = Storm(job)
     storm.run(job["begin_at"])
-    seen = [[asked.kind, asked.sent_s, asked.seconds, asked.status] for asked in storm.done]
+    seen = [[asked.kind, asked.sent_s, asked.seconds, asked.status, asked.sent_s - asked.at_s] for asked in storm.done]
     print(json.dumps({"requests": seen, "opened": storm.opened}), flush=True)
 
 
