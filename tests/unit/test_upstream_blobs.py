@@ -3,10 +3,11 @@
 import asyncio
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from proxy.errors import UpstreamFault, UpstreamLied, UpstreamNotFound, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import Failure, UpstreamFault, UpstreamLied, UpstreamNotFound, UpstreamTimeout, UpstreamUnavailable
 from proxy.tasks import Tasks
 from proxy.upstream.base import Priority
 from proxy.upstream.client import Clients
@@ -251,6 +252,33 @@ async def test_background_leaves_room_for_clients() -> None:
         gate.set()
         assert [await pull for pull in pulls] == [BLOB] * 8
         assert endpoint.slots.used == 0
+
+
+async def test_bodies_leave_room_for_what_is_short() -> None:
+    """With four connections clients receive three bodies; a manifest goes through meanwhile, and a fourth body is told
+    to come back once it has waited as long as for headers.
+    """
+    gate, started = asyncio.Event(), asyncio.Semaphore(0)
+
+    def serve(asked: Asked) -> Reply:
+        if "/manifests/" in asked.target:
+            return Reply(body=b"{}")
+        started.release()
+        return Reply(body=BLOB, gate=gate)
+
+    settings: dict[str, Any] = {"max_connections": 4, "timeouts": {"headers": "100ms"}}
+    async with Peer(serve) as registry, clients(config(registry.url(), **settings)) as upstreams, Tasks() as tasks:
+        pulls = [tasks.start(receive(upstreams, DIGEST), name="pull") for _ in range(3)]
+        for _ in range(3):
+            await started.acquire()
+        assert (await upstreams.get_manifest(source(), "1")).body == b"{}"
+        with pytest.raises(UpstreamUnavailable, match="are in use") as told:
+            await receive(upstreams, DIGEST)
+        assert (told.value.failure, told.value.retry_after_s) == (Failure.BUSY, 5.0)
+        assert not upstreams.endpoints(NAME)[0].breaker.is_open
+        gate.set()
+        assert [await pull for pull in pulls] == [BLOB] * 3
+        assert upstreams.endpoints(NAME)[0].slots.used == 0
 
 
 @pytest.mark.parametrize(
