@@ -3,6 +3,7 @@
     version   `cistern store 2`     a newer stamp is refused, nothing touched; an older store is upgraded in place
     lock      the owner's pid       held by flock, so a killed owner never keeps it; empty after a clean stop
     boot      the kernel's boot id  parts written under another one may have holes: they are dropped
+    ballast   room for a start      given up when the disk is so full that this server could not start
     blobs/ parts/ quarantine/ records.sqlite records.backup.sqlite index.sqlite
 
 A directory that is not plainly ours is refused in words, untouched: a wrong setting must not cost anybody's files.
@@ -23,7 +24,16 @@ import aiofiles
 from proxy.errors import StoreBusy, StoreRefused
 from proxy.log import logger
 from proxy.oci import HEX_LENGTH
-from proxy.store.filesystem import PRIVATE_FOLDER, Filesystem, entries, forget, replace_file, sync_folder
+from proxy.store.filesystem import (
+    PRIVATE_FOLDER,
+    Filesystem,
+    discarded_on_failure,
+    entries,
+    forget,
+    opened,
+    replace_file,
+    sync_folder,
+)
 from proxy.store.threads import Threads
 
 log = logger("store")
@@ -37,10 +47,18 @@ FOLDERS: Final = ("blobs", *(f"blobs/{algorithm}" for algorithm in HEX_LENGTH), 
 OTHERS: Final = ("records.changes", "records.changes.new", "data.key", "data.key.new")
 DATABASES: Final = ("records.sqlite", "records.backup.sqlite", "index.sqlite")
 SIDE_FILES: Final = ("", "-wal", "-shm", "-journal", ".new", ".broken")
-FILES: Final = ("version", "lock", "boot", *OTHERS, *(name + side for name in DATABASES for side in SIDE_FILES))
+FILES: Final = (
+    "version",
+    "lock",
+    "boot",
+    "ballast",
+    *OTHERS,
+    *(name + side for name in DATABASES for side in SIDE_FILES),
+)
 # What a directory may hold that has no stamp yet: a crash of the very first start, and a fresh file system.
 BEFORE_STAMP: Final = frozenset({"lock", "version.new", "lost+found"})
 KEPT_PARTS: Final = frozenset({".part", ".map"})
+BALLAST: Final = 512 << 10  # bytes: more than lock, stamps and the databases' side files need at a start
 
 
 @dataclass(slots=True)
@@ -84,6 +102,7 @@ async def own_directory(root: Path, threads: Threads, files: Filesystem, boot_id
     root = await threads.disk(_find, root)
     lock = await threads.disk(_lock, root, files, unclaimed=os.close)
     try:
+        await threads.disk(_make_room_to_start, root, files)
         stamp = await _read_small(root / "version", threads)
         previous_boot = await _read_small(root / "boot", threads)
         previous_owner = await _read_small(root / "lock", threads)
@@ -92,6 +111,7 @@ async def own_directory(root: Path, threads: Threads, files: Filesystem, boot_id
         await threads.disk(_lay_out, root, files, stamp)
         await threads.disk(_settle_parts, root, files, boot_id, rebooted)
         await threads.disk(_sign, root, lock)
+        await threads.disk(_take_ballast, root, files)
     except BaseException:
         os.close(lock)
         raise
@@ -193,6 +213,39 @@ def _judge_stamp(root: Path, stamp: bytes | None) -> None:
             f"cache directory {root} was written by a newer Cistern"
             f" (store version {int(match[1])}, this one knows {VERSION}); nothing was touched"
         )
+
+
+def _room(root: Path) -> int:
+    """Bytes that are free for us."""
+    system = os.statvfs(root)
+    return system.f_bavail * system.f_frsize
+
+
+def _make_room_to_start(root: Path, files: Filesystem) -> None:
+    """On a full disk: what has no value goes, for a server that does not start serves nobody. Then pulls stream, and
+    eviction makes room.
+    """
+    worthless = [
+        root / "ballast",
+        *(Path(entry.path) for name in ("parts", "quarantine") for entry in entries(root / name)),
+    ]
+    for path in worthless:
+        if _room(root) >= BALLAST:
+            return
+        with suppress(OSError):
+            forget(files, path)
+            log.warning("the disk is full: a file was given up to start", file=path.name)
+
+
+def _take_ballast(root: Path, files: Filesystem) -> None:
+    """Take the room for the next start, where there is plenty. One that cannot be had is no reason not to start."""
+    path = root / "ballast"
+    with suppress(OSError):
+        if os.path.lexists(path) or _room(root) < 4 * BALLAST:
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with opened(files, path, flags) as descriptor, discarded_on_failure(files, path):
+            os.posix_fallocate(descriptor, 0, BALLAST)
 
 
 def _lay_out(root: Path, files: Filesystem, stamp: bytes | None) -> None:

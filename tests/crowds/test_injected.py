@@ -63,7 +63,7 @@ class Sweep:
         hit = await self._broken(server, fault)
         if server.cache_dir.exists() and (server.cache_dir / "parts").exists():
             assert_directory_whole(server.cache_dir)
-        await self._again(server.cache_dir, f"after {kind} {fault} {when}")
+        await self.again(server.cache_dir, f"after {kind} {fault} {when}")
         shutil.rmtree(server.home)
         return hit
 
@@ -93,10 +93,10 @@ class Sweep:
             others.unlink()
             everything = (self.image.manifest, *self.image.blobs)
             kept = all(stored_path(server.cache_dir, part.digest).exists() for part in everything)
-            await self._again(server.cache_dir, f"after {left} bytes were left")
+            await self.again(server.cache_dir, f"after {left} bytes were left")
         return kept
 
-    async def _again(self, cache_dir: Path, after: str) -> None:
+    async def again(self, cache_dir: Path, after: str) -> None:
         """The next start, in this process: nothing but what is on the disk comes over."""
         wanted = config(self._registry)
         wanted["cache"]["directory"] = str(cache_dir)
@@ -195,6 +195,26 @@ async def test_a_disk_that_others_filled(sweep: Sweep, filled: str, step: int) -
             assert sweep.full_disks, "the sweep no longer reaches the end of the disk"
             return
     raise AssertionError("the image was never kept")
+
+
+async def test_a_restart_on_a_full_disk(sweep: Sweep) -> None:
+    """Others left not a byte: it starts, serves what it has, streams what it lacks, and keeps it once there is room."""
+    server = sweep.server()
+    with volume(server.home / "disk", "8m") as disk:
+        server.cache_dir = disk.root / "cache"
+        manifest_path, *layers = sweep.targets()
+        async with server:
+            for target in (manifest_path, *layers[:-1]):
+                assert await sweep.pulled(server.netloc, *target)
+        disk.fill(disk.root / "others", 0)
+        async with server:
+            for target in (manifest_path, *layers):
+                assert await sweep.pulled(server.netloc, *target, tries=1)
+        outcomes = [line["outcome"] for line in server.log_lines() if line["event"] == "request"]
+        assert outcomes[-3:] == ["hit", "hit", "unkept"]
+        assert_directory_whole(server.cache_dir)
+        (disk.root / "others").unlink()
+        await sweep.again(server.cache_dir, "once there is room")
 
 
 def set_aside(cache_dir: Path) -> list[Path]:

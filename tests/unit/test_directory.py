@@ -15,8 +15,10 @@ from proxy.errors import StoreBusy, StoreRefused
 from proxy.oci import Digest
 from proxy.rules import Place
 from proxy.store.base import Link
+from proxy.store.directory import BALLAST
 from proxy.store.opened import open_disk
 from tests.support.faulty import FaultyFilesystem
+from tests.support.volume import volume
 
 DATA = b"a manifest"
 DIGEST = Digest.of(DATA)
@@ -196,6 +198,30 @@ async def test_a_fresh_file_system_is_taken(tmp_path: Path) -> None:
     (tmp_path / "version.new").write_text("cist")
     await open_once(tmp_path)
     assert (tmp_path / "version").read_text() == "cistern store 2\n"
+
+
+async def test_a_full_disk_costs_the_ballast_and_no_more(short_tmp: Path) -> None:
+    """Room for the next start is put by; on a full disk it goes first, then what is worth nothing, never content."""
+    with volume(short_tmp / "disk", "8m") as disk:
+        root, others = disk.root / "cache", disk.root / "others"
+        async with open_disk(root, boot_id="boot-1") as opened:
+            await opened.blobs.put(DATA, DIGEST)
+        for name in ("parts/sha256-aa.part", "quarantine/sha256-bb.1"):
+            (root / name).write_bytes(bytes(300_000))
+        disk.fill(others, 0)
+        await open_once(root)
+        assert not (root / "ballast").exists()
+        assert (root / "parts/sha256-aa.part").exists()
+        others.unlink()
+        disk.fill(others, 0)
+        await open_once(root)
+        assert not (root / "parts/sha256-aa.part").exists()
+        assert not (root / "quarantine/sha256-bb.1").exists()
+        others.unlink()
+        await open_once(root)
+        assert (root / "ballast").stat().st_blocks * 512 == BALLAST
+        async with open_disk(root, boot_id="boot-1") as opened:
+            assert await opened.blobs.stat(DIGEST) == len(DATA)
 
 
 async def test_a_file_is_refused(tmp_path: Path) -> None:
