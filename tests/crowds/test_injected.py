@@ -8,6 +8,7 @@ import asyncio
 import random
 import shutil
 import signal
+import time
 from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.support.cistern import assert_image_whole, stored_path
 from tests.support.images import Image, blob, manifest
 from tests.support.injected import CALLS, FAULTS, InjectedCistern
 from tests.support.nursery import Nursery
+from tests.support.older import lay_out_version_1
 from tests.support.proxy import running
 from tests.support.pulling import Pulling
 from tests.support.registry import Registry
@@ -95,6 +97,27 @@ class Sweep:
             kept = all(stored_path(server.cache_dir, part.digest).exists() for part in everything)
             await self.again(server.cache_dir, f"after {left} bytes were left")
         return kept
+
+    async def life_of_an_older_store(self, kind: str, when: int) -> bool:
+        """Start on a store of version 1 and be killed at a call of the upgrade; whether that call was met."""
+        server = self.server()
+        lay_out_version_1(server.cache_dir, HUB, APP, "1", self.image, checked_at=time.time())
+        server.inject(kind, "kill", when)
+        try:
+            await server.start()
+        except AssertionError as error:
+            if "Traceback" in str(error):
+                raise
+            hit = True
+        else:
+            hit = await server.terminate() == -signal.SIGKILL
+        await self.again(server.cache_dir, f"after an upgrade cut at {kind} {when}")
+        assert (server.cache_dir / "version").read_text() == "cistern store 2\n"
+        return hit
+
+    def fetched(self) -> int:
+        """How many requests for content went upstream."""
+        return sum(self._registry.requests_for(part.digest) for part in self.image.blobs)
 
     async def again(self, cache_dir: Path, after: str) -> None:
         """The next start, in this process: nothing but what is on the disk comes over."""
@@ -195,6 +218,21 @@ async def test_a_disk_that_others_filled(sweep: Sweep, filled: str, step: int) -
             assert sweep.full_disks, "the sweep no longer reaches the end of the disk"
             return
     raise AssertionError("the image was never kept")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "rename" else pytest.mark.long) for kind in KINDS]
+)
+@pytest.mark.timeout(600)
+async def test_an_upgrade_that_is_cut(sweep: Sweep, kind: str) -> None:
+    """SIGKILL at every call of the first start on a store of version 1: the next one starts, and nothing is fetched."""
+    for first in range(1, LAST, AT_ONCE):
+        group = range(first, first + AT_ONCE)
+        if not any(await together(sweep.life_of_an_older_store(kind, when) for when in group)):
+            assert first > 1, "the sweep no longer reaches such a call"
+            assert sweep.fetched() == 0
+            return
+    raise AssertionError(f"{kind} was still met after {LAST} calls")
 
 
 async def test_a_restart_on_a_full_disk(sweep: Sweep) -> None:
