@@ -14,8 +14,10 @@ from typing import Final
 from proxy.ledger import Ledger
 from proxy.oci import HEX_LENGTH
 from proxy.store.blocks import SECTOR, blocks_of
+from proxy.store.copies import LOG_BYTES
 from proxy.store.directory import KEPT_PARTS, Directory
 from proxy.store.filesystem import entries
+from proxy.store.index import FILE as INDEX
 from proxy.store.records import FILE as RECORDS
 from proxy.store.threads import Threads
 
@@ -87,12 +89,18 @@ class Census:
 
 
 def _look(root: Path) -> tuple[Room, int, int]:
-    """(the room, what stands beside the blobs, what a backup of the records will take while the old one stands)."""
+    """(the room, what stands beside the blobs, what the databases will take more for a while)."""
     system = os.statvfs(root)
     unit = system.f_frsize
     room = Room(system.f_blocks * unit, (system.f_blocks - system.f_bfree) * unit, system.f_bavail * unit)
     beside = blocks_of(root) + sum(_beside(entry) for entry in entries(root))
-    return room, beside, blocks_of(root / RECORDS)
+    return room, beside, _ahead(root)
+
+
+def _ahead(root: Path) -> int:
+    """What comes any time: a backup of the records while the old one stands, and the databases' logs grown full."""
+    logs = sum(max(0, LOG_BYTES - blocks_of(root / f"{name}-wal")) for name in (INDEX, RECORDS))
+    return blocks_of(root / RECORDS) + logs
 
 
 def _beside(entry: "os.DirEntry[str]") -> int:

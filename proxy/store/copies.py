@@ -11,6 +11,8 @@ from typing import Final
 from proxy.store.filesystem import Filesystem, forget, opened, sync_folder, write_new
 
 BUSY_S: Final = 5.0
+LOG_PAGES: Final = 128  # of a log until it is worked into its file: SQLite's own thousand are 4 MiB of a cap
+LOG_BYTES: Final = LOG_PAGES * 4120 + 32  # a page of 4096 bytes and its head, and the log's own
 SIDE_FILES: Final = ("-wal", "-shm")
 BROKEN: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -45,6 +47,8 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
         with sqlite_faults(path.name):
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={synchronous}")
+            connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
     except BaseException:
         connection.close()
         raise

@@ -19,8 +19,9 @@ from proxy.errors import NotKept
 from proxy.events import Events, StorageDegraded, StorageRecovered, StoreReplaced
 from proxy.ledger import blocks_for
 from proxy.oci import Digest
-from proxy.store.blocks import folder_of
+from proxy.store.blocks import blocks_of, folder_of
 from proxy.store.census import Room
+from proxy.store.copies import LOG_BYTES
 from proxy.store.opened import Disk, open_disk
 from proxy.tasks import Tasks
 from tests.support.blocks import blocks_under
@@ -270,6 +271,19 @@ async def test_a_deleted_blob_counts_until_its_last_reader_leaves(cache_dir: Pat
         assert room.capacity.ledger.lingering == 0
         await room.capacity.look()
         assert room.capacity.ledger.taken == blocks_under(cache_dir)
+
+
+async def test_what_the_databases_will_take_is_promised_to_them(cache_dir: Path) -> None:
+    """Their logs fill up at any time: a body that took that room would be over the cap then."""
+    async with bench(cache_dir) as room:
+        await room.capacity.look()
+        logs = [cache_dir / f"{name}.sqlite-wal" for name in ("index", "records")]
+        grown = sum(map(blocks_of, logs))
+        assert room.capacity.ledger.ahead >= 2 * LOG_BYTES - grown
+        with logs[0].open("ab") as log:
+            log.write(bytes(LOG_BYTES))
+        await room.capacity.look()
+        assert room.capacity.ledger.ahead < 2 * LOG_BYTES - grown
 
 
 async def test_a_caller_who_left_leaves_no_wrong_book(cache_dir: Path) -> None:

@@ -17,6 +17,7 @@ from proxy.freshness import TagRecord
 from proxy.oci import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest
 from proxy.rules import Place
 from proxy.store.base import Link
+from proxy.store.copies import LOG_BYTES
 from proxy.store.database import Database
 from proxy.store.filesystem import Filesystem
 from proxy.store.records import SqliteRecords
@@ -65,6 +66,15 @@ async def records(tmp_path: Path) -> AsyncIterator[SqliteRecords]:
 
 async def reopened(folder: Path) -> SqliteRecords:
     return await asyncio.to_thread(SqliteRecords.open, folder, Filesystem())
+
+
+async def test_the_log_beside_the_records_stays_small(records: SqliteRecords, tmp_path: Path) -> None:
+    """It is worked into its file in time, however much is written: the cap counts it."""
+    log, most = tmp_path / "records.sqlite-wal", 0
+    for start in range(0, 4000, 20):
+        await records.save_links([link(n) for n in range(start, start + 20)])
+        most = max(most, log.stat().st_size)
+    assert LOG_BYTES / 2 < most < LOG_BYTES * 1.5  # the last commit begins just below the limit
 
 
 async def test_what_was_never_saved_is_none(records: SqliteRecords) -> None:
