@@ -32,7 +32,7 @@ CONNECTIONS_MAX: Final = 1000  # where the configuration has no say: admin addre
 
 
 class Site(web.SockSite):
-    """aiohttp's site with a bound for the TLS handshake, as long as a header has."""
+    """aiohttp's site with a bound for the TLS handshake, as long as a header has, and an end that drops nobody."""
 
     async def start(self) -> None:
         await web.BaseSite.start(self)
@@ -46,6 +46,18 @@ class Site(web.SockSite):
             backlog=self._backlog,
             ssl_handshake_timeout=None if self._ssl_context is None else HEADER_S,
         )
+
+    async def stop(self) -> None:
+        """Whom the kernel has let in already is let in here as well: a closed server of asyncio's would fail an
+        assertion over each connection that it accepted in the same turn of the loop, and reset it (3.11).
+        """
+        server = self._server
+        if isinstance(server, asyncio.Server):
+            loop = asyncio.get_running_loop()
+            for heard in server.sockets:
+                loop.remove_reader(heard.fileno())
+            await asyncio.sleep(0)  # what was accepted becomes a connection
+        await super().stop()
 
 
 class Listener:
@@ -84,8 +96,10 @@ async def listen(
     *,
     max_connections: int = CONNECTIONS_MAX,
     monotonic: Callable[[], float] = time.monotonic,
+    bound: socket.socket | None = None,
 ) -> Listener:
-    """Bind `address` and serve `handler` on it; past `max_connections` the idle ones go first (server/connection.py).
+    """Bind `address`, unless it is `bound` already, and serve `handler` on it; past `max_connections` the idle ones go
+    first (server/connection.py).
 
     OSError: the address is taken or not ours. Port 0 picks a free one.
     """
@@ -104,12 +118,9 @@ async def listen(
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        if address.path is not None:
-            bound = _bind_unix(address.path)
-            url = f"unix:{address.path}"
-        else:
-            bound = _bind(address.host, address.port)
-            url = _url(bound, tls)
+        if bound is None:
+            bound = bind(address)
+        url = url_of(address, bound, is_tls=tls is not None)
         try:
             site = Site(runner, bound, ssl_context=tls, backlog=BACKLOG)
             await site.start()
@@ -123,18 +134,46 @@ async def listen(
     return Listener(runner, site, url, server)
 
 
-def _url(bound: socket.socket, tls: ssl.SSLContext | None) -> str:
+def url_of(address: Address, bound: socket.socket, *, is_tls: bool) -> str:
+    """How a bound address is named."""
+    if address.path is not None:
+        return f"unix:{address.path}"
     host, port = bound.getsockname()[:2]
-    return f"{'http' if tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(address: Address) -> socket.socket:
+    """A socket bound to an address, not listening yet. OSError: it is taken or not ours."""
+    return _bind_unix(address.path) if address.path is not None else _bind(address.host, address.port)
+
+
+def bind_shared(address: Address, count: int) -> list[socket.socket]:
+    """So many sockets at one TCP address, among which the kernel spreads its clients, listening already. Port 0 picks
+    one free port for all. OSError: as `bind`.
+    """
+    bound: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            port = bound[0].getsockname()[1] if bound else address.port
+            bound.append(_bind(address.host, port, is_shared=True))
+        for one in bound:  # all at once: none of them waits for clients alone
+            one.listen(BACKLOG)
+    except BaseException:
+        for one in bound:
+            one.close()
+        raise
+    return bound
+
+
+def _bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     family, kind, protocol, _name, where = socket.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(where)
     except OSError:
         bound.close()
