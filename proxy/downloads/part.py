@@ -13,6 +13,7 @@ import errno
 import io
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Final
 
 from proxy.downloads.allotment import Allotment
 from proxy.downloads.extents import Extents
+from proxy.downloads.left import Left
 from proxy.downloads.progress import cells, drop_map, open_map, read_map
 from proxy.downloads.trail import Trail
 from proxy.downloads.window import Window
@@ -46,6 +48,7 @@ class Part:
     def __init__(self, path: Path, digest: Digest, threads: Threads, tasks: Tasks, opened: "Opened") -> None:
         self.path = path
         self.extents = opened.kept
+        self.left = Left(opened.kept, opened.last)
         self.window = Window()
         self.files = Filesystem()
         self.allotment: Allotment | None = None  # the room that writes are covered by
@@ -153,6 +156,7 @@ class Part:
         await self._threads.disk(_truncate, self._descriptor(), length)
         await self.forget_map()
         self.extents.keep(length)
+        self.left.cut(length)
         self._trail = self._new_trail()
 
     async def discard(self) -> None:
@@ -179,11 +183,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A part's file, what an earlier process left in it, and the map if that has holes."""
+    """A part's file, what an earlier process left in it, and the map if that has holes. `last` is the last byte before
+    its first hole.
+    """
 
     file: io.FileIO
     kept: Extents
     map: io.FileIO | None
+    last: bytes = b""
 
     def close(self) -> None:
         self.file.close()
@@ -207,19 +214,30 @@ def _open(files: Filesystem, path: Path) -> Opened:
         length = os.fstat(descriptor).st_size
         kept = read_map(path, length)
         if kept is None:
-            return Opened(file, Extents(length), None)
+            return Opened(file, Extents(length), None, _last(descriptor, length))
         if kept.stop > kept.frontier:
             return Opened(file, kept, _map_file(path, kept))
         file.truncate(kept.frontier)
         drop_map(path)
-        return Opened(file, kept, None)
+        return Opened(file, kept, None, _last(descriptor, kept.frontier))
     except BaseException:
         file.close()
         raise
 
 
+def _last(descriptor: int, frontier: int) -> bytes:
+    return os.pread(descriptor, 1, frontier - 1) if frontier else b""
+
+
 def _map_file(path: Path, kept: Extents) -> io.FileIO:
     return io.FileIO(open_map(path, kept), "r+b")
+
+
+async def discarded(part: Part | None) -> None:
+    """Delete a part; a disk that refuses even that is told elsewhere."""
+    if part is not None:
+        with suppress(OSError):
+            await part.discard()
 
 
 def _truncate(descriptor: int, length: int) -> None:

@@ -18,8 +18,9 @@ from proxy.downloads.bell import Bell
 from proxy.downloads.crew import Crew
 from proxy.downloads.extents import Extents
 from proxy.downloads.fill import Fill, told
+from proxy.downloads.left import Finds
 from proxy.downloads.pace import Lessons
-from proxy.downloads.part import Part, discard, part_path
+from proxy.downloads.part import Part, discard, discarded, part_path
 from proxy.downloads.pieces import Pieces
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.downloads.turns import Turns
@@ -51,6 +52,7 @@ class Downloads:
         # just looked in the store: only what was stored since has to be looked for again, which spares a disk job.
         self._stored_lately: LRUCache[Digest, None] = LRUCache(STORED_LATELY)
         self._left: LRUCache[Digest, frozenset[str]] = LRUCache(LEFT_MAX)  # who gave what failed transfers left behind
+        self.finds = Finds()
         self._calm = Bell()
         self._turns = Turns(self._running, self._calm, ground.monotonic)
         self._unkept = Unkept(ground)
@@ -171,6 +173,7 @@ class Downloads:
                 await ground.capacity.took_part(name)
                 part = await Part.open(ground.parts, transfer.digest, ground.threads, ground.tasks, ground.files)
                 part.allotment = allotment
+                part.left = self.finds.first(transfer.digest, part.left)
                 fill = Fill(ground, part, transfer, self._turns, limit, self._crew)
                 await self._doubt(part, transfer)
                 try:
@@ -184,7 +187,7 @@ class Downloads:
                 transfer.on_release = allotment.release
                 if part is not None:
                     transfer.forget_behind(part.frontier)
-                await _discarded(part)
+                await discarded(part)
             else:
                 transfer.verify()  # nobody waits for the commit
                 left = False
@@ -193,12 +196,12 @@ class Downloads:
                     await part.forget_map()
         except (UpstreamLied, UpstreamNotFound):
             left = False
-            await _discarded(part)
+            await discarded(part)
             raise
         except asyncio.CancelledError:
             if transfer.forbidden is not None:
                 left = False
-                await _discarded(part)
+                await discarded(part)
             raise
         finally:
             if part is not None:
@@ -291,10 +294,3 @@ class Downloads:
     def _not_stored(self, transfer: Transfer, error: CisternError) -> None:
         source = transfer.origins[0].source
         self._ground.events.publish(NotStored(source.place, transfer.digest, error.reason, str(error), source))
-
-
-async def _discarded(part: Part | None) -> None:
-    """Delete a part; a disk that refuses even that is told elsewhere."""
-    if part is not None:
-        with suppress(OSError):
-            await part.discard()
