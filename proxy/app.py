@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from proxy.capacity import Capacity, Limits
 from proxy.config import Config, ScrubConfig
@@ -44,6 +45,7 @@ from proxy.uses import Uses
 from proxy.verify import Mend, Pace, Scrub, Verify
 
 log = logger("app")
+Kind = TypeVar("Kind", bound=Registry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,12 @@ def _ground(disk: Disk, capacity: Capacity, upstreams: Clients, tasks: Tasks, ev
 
 def registry_of(rooms: Rooms, probes: Probes, observe: Callable[[Exchange], None]) -> Registry:
     """The registry address's handler over the rooms."""
-    return Registry(
+    return registry_as(Registry, rooms, probes, observe)
+
+
+def registry_as(kind: type[Kind], rooms: Rooms, probes: Probes, observe: Callable[[Exchange], None]) -> Kind:
+    """The registry address's handler of a kind of its own."""
+    return kind(
         rooms.config.registry.name,
         lambda: rooms.rules,
         rooms.pull,

@@ -1,15 +1,15 @@
 """Everything that clients, probes and operators talk to, built over the rooms and bound to its addresses."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy.app import Rooms, data_of, registry_of
+from proxy.app import Rooms, data_of, registry_as, registry_of
 from proxy.config import Address, Config
 from proxy.errors import CisternError, Denied
-from proxy.events import ConfigTaken
+from proxy.events import ConfigTaken, Evicted, IntegrityFailed, StoreReplaced
 from proxy.explain import ASK_WITHIN_S, Explain
 from proxy.health import Health, Hearing, Look, LoopLag, oldest_s
 from proxy.images import Images
@@ -24,6 +24,11 @@ from proxy.server.desk import Desk
 from proxy.server.door import Door
 from proxy.server.gate import Gate
 from proxy.server.listen import Listener, listen
+from proxy.workers.apart import DATA, REGISTRY, Apart
+from proxy.workers.counter import Counter
+from proxy.workers.counts import cells_of
+from proxy.workers.handing import AskedRegistry, HandedCarrier
+from proxy.workers.words import Counts, Settings
 
 log = logger("edge")
 
@@ -43,8 +48,8 @@ class Edge:
 
     health: Health
     registry: Door
-    clients: Listener
-    data: tuple[Door, Listener] | None
+    clients: Listener | Counter
+    data: tuple[Door, Listener | Counter] | None
     admin: Listener
     control: Listener
     certificate: Certificate | None
@@ -55,44 +60,47 @@ class Edge:
         return [self.registry] if self.data is None else [self.registry, self.data[0]]
 
     @property
-    def listeners(self) -> list[Listener]:
-        """Where they are heard."""
+    def listeners(self) -> list[Listener | Counter]:
+        """Where they are heard, in the same order."""
         return [self.clients] if self.data is None else [self.clients, self.data[1]]
 
     @property
     def connections(self) -> int:
-        return sum(listener.connections for listener in self.listeners)
+        return sum(listener.connections for listener in set(self.listeners))
 
     @property
     def ready_line(self) -> str:
         """What `serve` prints: where everything is."""
-        data = "" if self.data is None else f" data={self.data[1].url}"
+        at = None if self.data is None else self.data[1]
+        data = "" if at is None else f" data={at.data_url if isinstance(at, Counter) else at.url}"
         return f"cistern ready registry={self.clients.url} admin={self.admin.url} control={self.control.url}{data}"
 
 
 @asynccontextmanager
-async def open_edge(rooms: Rooms) -> AsyncIterator[Edge]:
-    """Bind every address over the rooms. Raises CannotListen."""
+async def open_edge(rooms: Rooms, apart: Apart | None = None) -> AsyncIterator[Edge]:
+    """Bind every address over the rooms. `apart`: the clients' are other processes', which ask. Raises CannotListen."""
     config = rooms.config
     Journal(monotonic=rooms.world.monotonic).listen(rooms.events)
     health = await _open_health(rooms)
-    admin = Admin(_desk(rooms, health), token=rooms.world.environ.get(TOKEN) or None)
-    registry = registry_of(rooms, health, rooms.events.publish)
+    counter = None if apart is None else Counter(apart, lambda: _settings(rooms, apart), rooms.tasks)
+    desk = _desk(rooms, health, None if counter is None else counter.flush)
+    admin = Admin(desk, token=rooms.world.environ.get(TOKEN) or None)
     control = Address(path=rooms.disk.directory.root / CONTROL)
     certificate = _certificate(config)
     async with AsyncExitStack() as stack:
         # The last one bound is the first one closed: clients go before those who watch.
-        edge = Edge(
-            health=health,
-            registry=registry,
-            control=await _bound(stack, "the control socket", control, admin.over_control),
-            admin=await _bound(stack, "admin.listen", config.admin.listen, admin.over_tcp),
-            data=await _data(stack, rooms, health, certificate),
-            clients=await _bound(stack, "registry.listen", config.registry.listen, _gate(rooms, registry), certificate),
-            certificate=certificate,
-        )
+        at_control = await _bound(stack, "the control socket", control, admin.over_control)
+        at_admin = await _bound(stack, "admin.listen", config.admin.listen, admin.over_tcp)
+        if counter is None:
+            registry, clients, data = await _clients(stack, rooms, health, certificate)
+        else:
+            registry, clients, data = _asked(rooms, health, counter, desk.metrics)
+            stack.push_async_callback(counter.close)
+        edge = Edge(health, registry, clients, data, at_admin, at_control, certificate)
         _take(rooms, edge, config)
         rooms.events.listen(ConfigTaken, lambda event: _take(rooms, edge, event.config, event.blocked))
+        if counter is not None:
+            counter.open()
         yield edge
 
 
@@ -100,16 +108,61 @@ def _gate(rooms: Rooms, door: Door) -> Gate:
     return Gate(door, lambda: rooms.config.limits.max_connections, observe=rooms.events.publish)
 
 
-async def _data(
-    stack: AsyncExitStack, rooms: Rooms, health: Health, certificate: Certificate | None
-) -> tuple[Door, Listener] | None:
-    """The data address, bound; TLS as at the registry's, but for a web server that asks over a Unix socket."""
-    address = rooms.config.blobs.listen
-    if address is None:
-        return None
-    door = data_of(rooms, health, rooms.events.publish)
-    shown = certificate if address.path is None else None
-    return door, await _bound(stack, "blobs.listen", address, _gate(rooms, door), shown)
+Doors = tuple[Door, Listener | Counter, tuple[Door, Listener | Counter] | None]
+
+
+async def _clients(stack: AsyncExitStack, rooms: Rooms, health: Health, certificate: Certificate | None) -> Doors:
+    """The addresses of clients, bound. TLS at the data address too, but for a web server that asks by a Unix socket."""
+    config, data = rooms.config, None
+    address = config.blobs.listen
+    if address is not None:
+        door = data_of(rooms, health, rooms.events.publish)
+        shown = certificate if address.path is None else None
+        data = door, await _bound(stack, "blobs.listen", address, _gate(rooms, door), shown)
+    registry = registry_of(rooms, health, rooms.events.publish)
+    bound = await _bound(stack, "registry.listen", config.registry.listen, _gate(rooms, registry), certificate)
+    return registry, bound, data
+
+
+def _asked(rooms: Rooms, health: Health, counter: Counter, metrics: Metrics) -> Doors:
+    """What serving processes ask instead; they are told of all that undoes an answer."""
+    rooms.carrier = HandedCarrier(rooms.carrier.member, rooms.pull, rooms.disk.threads, rooms.downloads.finds)
+    registry = registry_as(AskedRegistry, rooms, health, rooms.events.publish)
+    data = None
+    counter.doors[REGISTRY] = registry
+    if rooms.config.blobs.listen is not None:
+        door = counter.doors[DATA] = data_of(rooms, health, rooms.events.publish)
+        data = door, counter
+
+    def counted(counts: Counts) -> None:
+        metrics.merge(cells_of(counts))
+        for heard in counts.heard:
+            if (event := registry.heard(heard.target, Digest.parse(heard.digest))) is not None:
+                rooms.events.publish(event)
+
+    def failed(event: IntegrityFailed) -> None:
+        if event.where == "store":
+            counter.forget([event.digest])
+
+    counter.counted = counted
+    rooms.disk.records.watch(counter.changed)
+    rooms.manifests.on_forgotten = rooms.grace.on_change = counter.changed
+    rooms.events.listen(Evicted, lambda event: counter.forget(event.reach))
+    rooms.events.listen(IntegrityFailed, failed)
+    rooms.events.listen(StoreReplaced, lambda _event: counter.forget(()))
+    return registry, counter, data
+
+
+def _settings(rooms: Rooms, apart: Apart) -> Settings:
+    """What a serving process has to know: its share of the connections among other things."""
+    config = rooms.config
+    files = config.registry.tls
+    return Settings(
+        max_connections=-(-config.limits.max_connections // apart.processes),
+        certificate=None if files is None else str(files.certificate),
+        key=None if files is None else str(files.key),
+        drain_s=config.registry.drain_s,
+    )
 
 
 async def _open_health(rooms: Rooms) -> Health:
@@ -124,7 +177,7 @@ async def _open_health(rooms: Rooms) -> Health:
     return health
 
 
-def _desk(rooms: Rooms, health: Health) -> Desk:
+def _desk(rooms: Rooms, health: Health, gather: Callable[[], Awaitable[None]] | None) -> Desk:
     """What the admin address asks: rooms that only it needs are built here."""
     ground = rooms.ground
     lag = LoopLag(monotonic=rooms.world.monotonic)
@@ -136,6 +189,7 @@ def _desk(rooms: Rooms, health: Health) -> Desk:
         rule_levels=lambda: {name: state.level for name, state in health.rule_states().items()},
         loop_lag_s=lambda: lag.worst_s,
         sample=lambda: _sample(rooms),
+        gather=gather,
     )
     metrics = Metrics(lambda: rooms.rules, gauges, monotonic=rooms.world.monotonic)
     metrics.listen(rooms.events)
@@ -211,6 +265,8 @@ def _take(rooms: Rooms, edge: Edge, config: Config, blocked: frozenset[Digest] =
         listener.limit(config.limits.max_connections)
     for digest in blocked:
         rooms.downloads.forbid(digest, Denied(f"{digest} is on the block list of this cache"))
+    if isinstance(edge.clients, Counter):
+        edge.clients.cut(blocked)
     count = rooms.carrier.streams.cut(blocked)
     if count:
         log.warning("streams of blocked digests were cut", streams=count)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.log import plain
+from proxy.log import plain, tell
 from proxy.oci import Digest
 from proxy.outcome import HIT, Outcome, Result
 from proxy.rules import Route
@@ -67,8 +67,8 @@ class Exchange:
             "bytes": self.sent,
             "seconds": round(self.seconds, 6),
         }
-        if self.route is not None:
-            fields["rule"] = self.route.rule
+        if rule := self.rule:
+            fields["rule"] = rule
         if self.reference:  # of names, tags and digests that passed the grammar: there is no other way into it
             fields["reference"] = self.reference
         if result is not None:
@@ -89,3 +89,9 @@ class Exchange:
 def _of_outcome(outcome: Outcome) -> dict[str, Any]:
     told = {"not_kept": outcome.not_kept, "upstream_status": outcome.checked_status or outcome.upstream_status}
     return {name: value for name, value in told.items() if value is not None}
+
+
+def tell_request(exchange: Exchange) -> None:
+    """The line of one request: a failure that is ours or an upstream's is a warning, also after the headers."""
+    dropped = exchange.result is Result.ERROR and exchange.status < 400
+    tell("request", "warning" if dropped or exchange.status >= 500 else "info", "request", exchange.line())

@@ -33,6 +33,7 @@ class Grace:
         self._monotonic = ground.monotonic
         self._grace_s = grace_s
         self._since: dict[str, float] = {}  # monotonic seconds
+        self.on_change: Callable[[], object] | None = None
         self.changes = 0  # grows with each refusal and each acceptance
         self._judged: asyncio.Queue[CredentialJudged] = asyncio.Queue(WAITING_MAX)
         ground.events.listen(CredentialJudged, self._hear)
@@ -59,6 +60,8 @@ class Grace:
                 upstream=event.upstream,
                 held_content_served_for_s=round(self._grace_s()) if math.isfinite(self._grace_s()) else "ever",
             )
+        if self.on_change is not None:
+            self.on_change()
         if not self._judged.full():  # a durable stamp late is better than a request that waits for it
             self._judged.put_nowait(event)
 

@@ -22,9 +22,8 @@ from proxy.events import (
     TagStale,
     TransferResumed,
 )
-from proxy.exchange import Exchange
-from proxy.log import logger, tell
-from proxy.outcome import Result
+from proxy.exchange import Exchange, tell_request
+from proxy.log import logger
 
 log = logger("journal")
 
@@ -110,9 +109,3 @@ def tell_refused(event: ConfigRefused) -> None:
     """Every problem on a line of its own, as `cistern check` tells them."""
     for problem in event.problems:
         log.error("config refused, the old one stays", problem=problem)
-
-
-def tell_request(exchange: Exchange) -> None:
-    """The line of one request: a failure that is ours or an upstream's is a warning, also after the headers."""
-    dropped = exchange.result is Result.ERROR and exchange.status < 400
-    tell("request", "warning" if dropped or exchange.status >= 500 else "info", "request", exchange.line())

@@ -5,6 +5,7 @@ proof. Cache trouble never fails a fetch that the upstream could serve.
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +52,7 @@ class Manifests:
         self._capacity = ground.capacity
         self._fetches: Flights[tuple[Source, str | Digest], Held] = Flights(ground.tasks, "fetch manifest")
         self._bodies: LRUCache[Digest, bytes] = LRUCache(MEMORY, getsizeof=len)
+        self.on_forgotten: Callable[[], object] | None = None
         self.forgotten = 0  # grows with every body that was deleted: what was held at one value is held at it still
 
     def _hear_replaced(self, _: StoreReplaced) -> None:
@@ -182,6 +184,8 @@ class Manifests:
         """Drop a body from memory: its blob was deleted."""
         self._bodies.pop(digest, None)
         self.forgotten += 1
+        if self.on_forgotten is not None:
+            self.on_forgotten()
 
 
 def _read_all(file: io.FileIO) -> bytes:

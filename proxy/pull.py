@@ -137,6 +137,7 @@ class Pull:
         Raises Denied (blocked), BlobUnknown and what the upstream port raises; a reader raises when it is opened.
         """
         self._refuse_blocked(digest)
+        changes = self._changes()
         if want_body:
             self._events.publish(BlobAsked(route, digest))
         link = recalled = self._records.recall_link(route.place, digest)
@@ -152,7 +153,8 @@ class Pull:
             await ask_leave(self._upstreams, route, digest, BlobUnknown)
         held = await self._read(route.place, digest) if link is not None else None
         if held is not None and link is not None:
-            answer = await self._answer_held(held, want_body, link.size)
+            stands = None if self._grace.is_running(route) else Standing(changes)
+            answer = await self._answer_held(held, want_body, link.size, stands)
             if answer is not None:
                 return answer
         if not want_body:
@@ -244,10 +246,12 @@ class Pull:
             self._events.publish(NotStored(place, digest, "unreadable", str(error)))
             return None
 
-    async def _answer_held(self, held: OpenBlob, want_body: bool, noted: int) -> BlobAnswer | None:
+    async def _answer_held(
+        self, held: OpenBlob, want_body: bool, noted: int, standing: Standing | None
+    ) -> BlobAnswer | None:
         """What is here. Its size alone (`noted` when it was linked) is not told of a file that was cut: None then."""
         if want_body:
-            return BlobAnswer(HIT, size=held.size, held=held)
+            return BlobAnswer(HIT, size=held.size, held=held, standing=standing)
         try:
             return BlobAnswer(HIT, size=held.size) if held.size == noted or await held.is_whole() else None
         finally:

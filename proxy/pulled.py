@@ -31,12 +31,15 @@ class ManifestAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BlobAnswer:
-    """Exactly one of `held` and `reader` for a GET, closed by the receiver; neither for a HEAD, which has `size`."""
+    """Exactly one of `held` and `reader` for a GET, closed by the receiver; neither for a HEAD, which has `size`.
+    `standing` is there for a plain hit.
+    """
 
     outcome: Outcome
     size: int | None = None
     held: OpenBlob | None = None
     reader: Reader | None = None
+    standing: Standing | None = None
 
     def close(self) -> None:
         if self.held is not None:

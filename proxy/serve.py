@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from proxy import __version__
-from proxy.app import World, open_rooms
+from proxy.app import Rooms, World, open_rooms
 from proxy.collector import settle
 from proxy.config import Config
 from proxy.edge import Edge, open_edge
@@ -21,6 +21,7 @@ from proxy.events import ConfigTaken
 from proxy.health import Phase
 from proxy.log import Format, last_words, logger, server_log
 from proxy.reload import Reload, Source
+from proxy.workers.apart import Apart
 
 log = logger("serve")
 
@@ -30,22 +31,29 @@ FILES_PER_CONNECTION: Final = 3  # the client's socket, the blob's file, a share
 FILES_BESIDE: Final = 1024
 
 
-def run(source: Source, *, log_format: Format) -> int:
-    """Serve until a signal; the exit code. Raises CisternError or OSError when it cannot start."""
-    config = source.load()
+def run(source: Source, config: Config, *, log_format: Format) -> int:
+    """Serve `config` until a signal; the exit code. Raises CisternError or OSError when it cannot start."""
     with server_log(log_format):
-        return asyncio.run(serve(source, config, announce=_print_line))
+        return asyncio.run(serve(source, config, announce=print_line))
 
 
 async def serve(
-    source: Source, config: Config, *, announce: Callable[[str], None], environ: Mapping[str, str] = os.environ
+    source: Source,
+    config: Config,
+    *,
+    announce: Callable[[str], None],
+    environ: Mapping[str, str] = os.environ,
+    apart: Apart | None = None,
+    life: int | None = None,
 ) -> int:
-    """The process's one coroutine: `announce` gets the ready line. `source` gave `config`, and is asked again."""
-    signals = Signals()
+    """The process's one coroutine: `announce` gets the ready line. `source` gave `config`, and is asked again. `apart`:
+    clients are served by other processes; the end of the pipe `life` is then the end of this one.
+    """
+    signals = Signals(life)
     for caution in source.cautions(config):
         log.warning("caution", about=caution)
-    _allow_files(config.limits.max_connections)
-    async with open_rooms(config, World(environ=environ)) as rooms, open_edge(rooms) as edge:
+    allow_files(config.limits.max_connections)
+    async with open_rooms(config, World(environ=environ)) as rooms, open_edge(rooms, apart) as edge:
         reload = Reload(
             source,
             rooms.current,
@@ -55,26 +63,33 @@ async def serve(
             rooms.disk.threads,
             asked=signals.reload,
         )
-        rooms.events.listen(ConfigTaken, lambda taken: _allow_files(taken.config.limits.max_connections))
+        rooms.events.listen(ConfigTaken, lambda taken: allow_files(taken.config.limits.max_connections))
         rooms.tasks.start(reload.run(), name="reload")
         rooms.tasks.start(reload.watch(), name="reload: watch")
         settle()
         edge.health.phase = Phase.SERVING
+        signals.on_draining(lambda: begin_drain(rooms, edge))
         announce(edge.ready_line)
         log.info("ready", version=__version__, pid=os.getpid(), registry=edge.clients.url, admin=edge.admin.url)
         await signals.stop.wait()
-        rooms.hydrate.park()  # behind clients in the end as well: they do not wait for it
+        begin_drain(rooms, edge)
         await drain(edge, rooms.config.registry.drain_s)
     log.info("stopped")
     return 0
+
+
+def begin_drain(rooms: Rooms, edge: Edge) -> None:
+    """Fail readiness first, once; hydration goes behind clients in the end as well: they do not wait for it."""
+    if edge.health.phase is not Phase.DRAINING:
+        log.info("draining", connections=edge.connections, within_s=rooms.config.registry.drain_s)
+        edge.health.phase = Phase.DRAINING
+        rooms.hydrate.park()
 
 
 async def drain(edge: Edge, within_s: float) -> None:
     """Stop accepting and let running answers end, at most `within_s`. The data address goes last: who was sent there is
     on the way.
     """
-    log.info("draining", connections=edge.connections, within_s=within_s)
-    edge.health.phase = Phase.DRAINING
     try:
         async with asyncio.timeout(within_s):
             for door, listener in zip(edge.doors, edge.listeners, strict=True):
@@ -89,12 +104,20 @@ async def drain(edge: Edge, within_s: float) -> None:
 class Signals:
     """SIGTERM and SIGINT set `stop`, and a second one ends the process; SIGHUP sets `reload`."""
 
-    def __init__(self) -> None:
+    def __init__(self, life: int | None) -> None:
         self.stop, self.reload = asyncio.Event(), asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        loop, self._life = asyncio.get_running_loop(), life
+        if life is not None:
+            loop.add_reader(life, self.stop.set)
+        # Ctrl-C reaches every process of a terminal: the parent of several says what follows.
+        for number in (signal.SIGTERM, signal.SIGINT) if life is None else (signal.SIGTERM,):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def on_draining(self, told: Callable[[], object]) -> None:
+        """Call `told` when the parent of several processes stops: the clients' processes end before this one."""
+        if self._life is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told)
 
     def _stop(self, number: signal.Signals) -> None:
         if self.stop.is_set():
@@ -109,7 +132,7 @@ class Signals:
         self.reload.set()
 
 
-def _allow_files(connections: int) -> None:
+def allow_files(connections: int) -> None:
     """Raise the limit of open files as far as these connections need it and we may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections * FILES_PER_CONNECTION + FILES_BESIDE
@@ -121,7 +144,7 @@ def _allow_files(connections: int) -> None:
         log.warning("few open files are allowed", allowed=allowed, wanted=wanted, connections=connections)
 
 
-def _print_line(line: str) -> None:
+def print_line(line: str) -> None:
     """The ready line on standard output; nobody reading it is no reason not to serve."""
     try:
         print(line, flush=True)  # noqa: T201 - the one line that the contract puts there

@@ -49,3 +49,11 @@ def _line(text: str) -> str:
 def printable(text: str) -> str:
     """`text` on one line, without anything that moves a cursor."""
     return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
+
+
+def tell(error: Exception) -> int:
+    """Tell an error of a process that no command will: its lines on standard error; the exit code."""
+    code, lines = lines_of(error)
+    for line in lines:
+        os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+    return code

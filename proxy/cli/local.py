@@ -9,6 +9,7 @@ import typer
 
 from proxy import __version__
 from proxy.cli.client_config import client_config
+from proxy.cli.failures import tell
 from proxy.cli.options import ConfigFile, load_config
 
 
@@ -55,12 +56,12 @@ def serve(
         "--cache-dir": ("cache.directory", cache_dir),
         "--workers": ("registry.workers", workers),
     }
+    from proxy.processes.run import run
     from proxy.reload import Source
-    from proxy.serve import run
 
     chosen = log_format or (LogFormat.HUMAN if sys.stderr.isatty() else LogFormat.JSON)
     given = {flag: (key, text) for flag, (key, text) in flags.items() if text is not None}
-    return run(Source(config, os.environ, given), log_format=chosen.value)
+    return run(Source(config, os.environ, given), log_format=chosen.value, failed=tell)
 
 
 def check(

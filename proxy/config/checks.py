@@ -15,9 +15,7 @@ from proxy.config.tree import Loc, Tree
 
 # Keys that have their place but are not built yet: refused, never accepted and ignored.
 # A line goes as its feature lands.
-NOT_YET: Final[dict[str, str]] = {
-    "registry.workers": "more than one process is not built in this version: leave it out, or write 1",
-}
+NOT_YET: Final[dict[str, str]] = {}
 HARMLESS: Final[dict[str, tuple[object, ...]]] = {"registry.workers": (1, "1")}
 
 

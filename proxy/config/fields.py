@@ -15,7 +15,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}", re.ASCII)
 
 Text = Annotated[str, PlainValidator(units.text)]
 Flag = Annotated[bool, PlainValidator(units.flag)]
-Whole = Annotated[int, PlainValidator(units.whole)]
+Workers = Annotated[int, PlainValidator(units.workers)]
 Positive = Annotated[int, PlainValidator(units.positive)]
 Size = Annotated[int, PlainValidator(units.positive_size)]
 MaxShare = Annotated[units.Share, PlainValidator(units.positive_share)]

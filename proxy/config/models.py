@@ -38,7 +38,7 @@ from proxy.config.fields import (
     Size,
     SizeOrNone,
     Text,
-    Whole,
+    Workers,
 )
 from proxy.config.patterns import Pattern, UpstreamSide, repository_side, upstream_side
 from proxy.freshness import FOREVER_S, TagPolicy, Verdict
@@ -55,7 +55,7 @@ class ListenTls(Section):
 class RegistryConfig(Section):
     listen: Listen = units.Address("127.0.0.1", 5090)
     name: Name = "cistern"
-    workers: Whole = 1
+    workers: Workers = 1
     tls: ListenTls | None = None
     drain_s: Seconds = Field(default=25.0, alias="drain")
     default_upstream: HostOrNone = None

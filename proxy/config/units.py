@@ -34,6 +34,7 @@ AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^\[\]:/@?#\\\s]+)(?::(
 HTTP_URL: Final = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/]+)(?P<base>/.*)?", re.IGNORECASE)
 URL_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
 HOST_MAX: Final = 255
+WORKERS_MAX: Final = 256  # more than any machine has cores for; one digit too many must not fork for ever
 
 
 def text(value: object) -> str:
@@ -61,6 +62,13 @@ def whole(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ValueError("must be a whole number, 0 or more")
+
+
+def workers(value: object) -> int:
+    number = whole(value)
+    if number > WORKERS_MAX:
+        raise ValueError(f"must be at most {WORKERS_MAX}")
+    return number
 
 
 def positive(value: object) -> int:

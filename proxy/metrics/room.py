@@ -15,6 +15,7 @@ from cachetools import TTLCache
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from proxy import __version__
+from proxy.cells import BUCKETS, Cell, Labels
 from proxy.errors import CisternError
 from proxy.events import (
     ConfigRefused,
@@ -29,7 +30,7 @@ from proxy.events import (
 )
 from proxy.exchange import Exchange
 from proxy.log import logger
-from proxy.metrics.requests import BUCKETS, Requests
+from proxy.metrics.requests import Requests
 from proxy.metrics.words import PLACES_OF_FAULT, RESULTS_OF_HYDRATION, Words, among, status_label
 from proxy.outcome import Result
 from proxy.rules import Place, Rules
@@ -62,7 +63,7 @@ class Sample:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """Where gauges are read at a scrape. `breakers` yields (upstream, endpoint, is open); `sample` is waited for at
-    most `sample_within_s`.
+    most `sample_within_s`; `gather` has other processes tell first what they counted.
     """
 
     downloads: Callable[[], int]
@@ -72,6 +73,7 @@ class Gauges:
     loop_lag_s: Callable[[], float]
     sample: Callable[[], Awaitable[Sample]]
     sample_within_s: float = SAMPLE_WITHIN_S
+    gather: Callable[[], Awaitable[None]] | None = None
 
 
 class Metrics:
@@ -153,6 +155,11 @@ class Metrics:
         if exchange.result not in (Result.STALE, Result.ERROR):
             self._stale.pop((exchange.route.place, exchange.reference.rpartition(":")[2]), None)
 
+    def merge(self, cells: Iterable[tuple[Labels, Cell]]) -> None:
+        """Requests that another process of this server answered and counted."""
+        for labels, cell in cells:
+            self._requests.add(labels, cell)
+
     def _called(self, call: UpstreamCall) -> None:
         self._asked.labels(call.upstream, call.kind, status_label(call.outcome, self._faults)).inc()
         self._received.labels(call.upstream).inc(call.received_bytes)
@@ -171,6 +178,8 @@ class Metrics:
 
     async def render(self) -> bytes:
         """The text of one scrape."""
+        if self._gauges.gather is not None:
+            await self._gauges.gather()
         now = self._monotonic()
         if now >= self._sample_again_at:
             try:

@@ -48,6 +48,11 @@ class Reading:
         self._rules: Rules | None = None
         self._lately: Lately[str, Asked] = Lately(TARGETS_MAX)
 
+    def recall(self, target: str, rules: Rules) -> Asked | None:
+        """What a request target asked for lately, under the same rules."""
+        asked = self._lately.get(target)
+        return asked if asked is not None and asked.rules is rules else None
+
     def read(self, request: web.BaseRequest, rules: Rules, exchange: Exchange) -> Asked:
         """What is asked for; the exchange learns it as far as it could be read.
 

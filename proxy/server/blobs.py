@@ -6,7 +6,7 @@ of the three it is.
 
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,9 +43,16 @@ class Outgoing:
 
 
 async def send_blob(
-    request: web.BaseRequest, answer: BlobAnswer, digest: Digest, member: str, threads: Threads, exchange: Exchange
+    request: web.BaseRequest,
+    answer: BlobAnswer,
+    digest: Digest,
+    member: str,
+    exchange: Exchange,
+    send: Callable[[Outgoing, Body], Awaitable[web.StreamResponse]],
 ) -> web.StreamResponse:
-    """Answer a HEAD or GET of a blob. Raises CisternError before the headers are out, ConnectionError after."""
+    """Answer a HEAD or GET of a blob; `send` sends what was decided. Raises CisternError before the headers are out,
+    ConnectionError after.
+    """
     headers = respond.content_headers(digest, OCTETS) | {"Accept-Ranges": "bytes"}
     if respond.not_modified(request.headers.get(hdrs.IF_NONE_MATCH), digest):
         return respond.small(exchange, b"", headers | respond.common_headers(member, exchange), 304)
@@ -54,7 +61,7 @@ async def send_blob(
     size, body = await _open(request, answer)
     _tell_unkept(answer, exchange)
     outgoing = decide(request.headers, size, headers | respond.common_headers(member, exchange))
-    response = await send_out(request, outgoing, body, threads, exchange)
+    response = await send(outgoing, body)
     _tell_unkept(answer, exchange)  # a disk may have refused since: the log tells it
     return response
 

@@ -9,7 +9,8 @@ from proxy.oci import Digest
 from proxy.pull import Pull
 from proxy.pulled import BlobAnswer
 from proxy.rules import Route
-from proxy.server.blobs import send_blob
+from proxy.server.blobs import Outgoing, send_blob, send_out
+from proxy.server.send import Body
 from proxy.server.streams import Streams
 from proxy.store.threads import Threads
 
@@ -41,7 +42,15 @@ class Carrier:
             try:
                 response = instead(found)
                 if response is None:
-                    response = await send_blob(request, found, digest, self.member, self._threads, exchange)
+                    response = await self._carry(request, found, digest, exchange)
             finally:
                 found.close()
         return response
+
+    async def _carry(
+        self, request: web.BaseRequest, found: BlobAnswer, digest: Digest, exchange: Exchange
+    ) -> web.StreamResponse:
+        async def send(outgoing: Outgoing, body: Body) -> web.StreamResponse:
+            return await send_out(request, outgoing, body, self._threads, exchange)
+
+        return await send_blob(request, found, digest, self.member, exchange, send)

@@ -40,9 +40,13 @@ class Door(ABC):
         """An answer that takes no waiting, None if there is none."""
         return None
 
+    def _begin(self, name: str, request: web.BaseRequest) -> Exchange:
+        """The exchange of a request that has just come."""
+        return Exchange(id=name, client=request.remote or "", method=request.method)
+
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises ConnectionError to drop the connection."""
-        exchange = Exchange(id=f"{self._mark}{next(self._ids):x}", client=request.remote or "", method=request.method)
+        exchange = self._begin(f"{self._mark}{next(self._ids):x}", request)
         self._running += 1
         response: web.StreamResponse | None
         try:

@@ -14,6 +14,7 @@ from proxy.listings import Listings, Page
 from proxy.outcome import REDIRECTED
 from proxy.paths import Kind
 from proxy.pull import Pull
+from proxy.pulled import ManifestAnswer
 from proxy.rules import Route, Rules
 from proxy.server import respond
 from proxy.server.asked import Asked, Reading
@@ -88,10 +89,21 @@ class Registry(Door):
         headers |= respond.common_headers(self._member, exchange)
         if respond.not_modified(request.headers.get(hdrs.IF_NONE_MATCH), found.descriptor.digest):
             return respond.small(exchange, b"", headers, 304)
-        self._hot.keep(asked, found, headers, exchange)
+        self._keep(request, asked, found, headers, exchange)
         if found.body is None:
             return respond.described(exchange, found.descriptor.size, headers)
         return respond.small(exchange, found.body, headers)
+
+    def _keep(
+        self,
+        _request: web.BaseRequest,
+        asked: Asked,
+        found: ManifestAnswer,
+        headers: dict[str, str],
+        exchange: Exchange,
+    ) -> None:
+        """Let an answer stand ready for the next one who asks the same."""
+        self._hot.keep(asked, found, headers, exchange)
 
     async def _blob(self, request: web.BaseRequest, asked: Asked, exchange: Exchange) -> web.StreamResponse:
         if asked.route is None:

@@ -150,6 +150,9 @@ class Records(Protocol):
     def changes(self) -> int:
         """Grows with every tag or link that is saved or dropped: what was read at one value still holds at it."""
 
+    def watch(self, told: Callable[[], object]) -> None:
+        """From now on `told` is called whenever `changes` has grown, in the same turn of the loop."""
+
     async def tag(self, place: Place, tag: str) -> TagRecord | None: ...
 
     async def save_tag(self, place: Place, tag: str, record: TagRecord) -> None: ...

@@ -39,6 +39,7 @@ class _Recent(Generic[Key, Value]):
     def __init__(self) -> None:
         self.values: LRUCache[Key, Value] = LRUCache(IN_MEMORY)
         self.changes = 0
+        self.on_change: Callable[[], object] | None = None
 
     def change(self, values: Iterable[tuple[Key, Value]], gone: Iterable[Key] = ()) -> None:
         """Take over a commit."""
@@ -46,6 +47,8 @@ class _Recent(Generic[Key, Value]):
         self.values.update(values)
         for key in gone:
             self.values.pop(key, None)
+        if self.on_change is not None:
+            self.on_change()
 
 
 class SqliteRecords:
@@ -68,6 +71,9 @@ class SqliteRecords:
     @property
     def changes(self) -> int:
         return self._tags.changes + self._links.changes
+
+    def watch(self, told: Callable[[], object]) -> None:
+        self._tags.on_change = self._links.on_change = told
 
     async def tag(self, place: Place, tag: str) -> TagRecord | None:
         if (known := self._tags.values.get((place, tag))) is not None:

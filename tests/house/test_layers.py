@@ -10,7 +10,7 @@ LAYERS: Final = [
     "__init__ collector errors sink",
     "oci",
     "clients contents freshness lately ledger log outcome paths redirect reference remembered signing",
-    "failures tasks",
+    "cells failures tasks",
     "flights",
     "config",
     "rules",
@@ -23,9 +23,11 @@ LAYERS: Final = [
     "pull",
     "evict explain health hydrate images journal metrics verify",
     "server",
+    "workers",
     "app",
     "edge reload",
     "serve",
+    "processes",
     "cli",
     "__main__",
 ]
@@ -34,8 +36,8 @@ RANK: Final = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms
 # Replacing a library is then one room's change. A longer name wins over a shorter one.
 OWNERS: Final = {
     "aiohttp": "upstream",
-    "aiohttp.hdrs": "server upstream",
-    "aiohttp.web": "server app",
+    "aiohttp.hdrs": "server upstream workers",
+    "aiohttp.web": "server app workers",
     "aiofiles": "store downloads",
     "prometheus_client": "metrics",
     "pybreaker": "upstream",
@@ -47,8 +49,8 @@ OWNERS: Final = {
     "werkzeug": "server upstream",
     "yaml": "config",
     # aiohttp's own words for headers and addresses: they come and go with it.
-    "multidict": "upstream server",
-    "yarl": "upstream server log",
+    "multidict": "upstream server workers",
+    "yarl": "upstream server log workers",
 }
 
 # A bounded map and a codec: values that any room may use, as it uses the standard library's.

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from proxy.journal import Journal, tell_request
+from proxy.exchange import tell_request
+from proxy.journal import Journal
 from proxy.log import configure
 from tests.support.clients import Containerd, Mirror, skopeo_copy, skopeo_holds, write_hosts
 from tests.support.clock import Clock

@@ -5,6 +5,7 @@ Uses the public face only: command line, ready line, log lines, the layout `blob
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -21,6 +22,8 @@ from tests.support.process import Outcome, Server, Spawn, run, spawned
 
 READY = re.compile(r"cistern ready registry=(?P<registry>\S+) admin=(?P<admin>\S+) control=unix:(?P<control>\S+)")
 CISTERN = (sys.executable, "-m", "proxy.cli")
+# A number runs every server of these tests with so many serving processes that does not say itself how many.
+WORKERS = os.environ.get("CISTERN_TEST_WORKERS")
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,7 +45,8 @@ class CisternProcess:
         self.control = Path()
         self.spawn: Spawn = spawned
         self._args = list(args)
-        self._env = {"PYTHONPATH": str(ROOT), **(env or {})}
+        several = {} if WORKERS is None else {"CISTERN_REGISTRY__WORKERS": WORKERS}
+        self._env = {"PYTHONPATH": str(ROOT), **several, **(env or {})}
         self._server: Server | None = None
         self._earlier: list[str] = []
         home.mkdir(parents=True, exist_ok=True)

@@ -480,9 +480,9 @@ REFUSED = {
         "rules: [{name: a, upstream: docker.io/*, blobs: {}}]",
         "c.yaml:1: rules.0.blobs.redirect: is missing",
     ),
-    "workers not built": (
-        "registry: {workers: 4}",
-        "c.yaml:1: registry.workers: more than one process is not built in this version: leave it out, or write 1",
+    "workers beyond any machine": (
+        "registry: {workers: 257}",
+        "c.yaml:1: registry.workers: must be at most 256",
     ),
     "merge key": ("a: &a {x: 1}\n<<: *a", "c.yaml:1: a: unknown key"),
     "not a map": ("- a", "c.yaml:1: must be a map of keys"),

@@ -1,0 +1,231 @@
+"""A blob's bytes in a serving process, step by step: from whichever engine there is, and only if they fit together."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import CisternError
+from proxy.workers.asking import Engine, EngineAway
+from proxy.workers.bodies import AskedBody, BodyLost
+from proxy.workers.channel import Channel, connect, listening
+from proxy.workers.words import Ask, At, Blob, Bytes, End, Failed, Fault, Hello, Message, Small, Taken, UpTo
+
+QUESTION = Ask("registry", "GET", "/blob", ("/blob", "", ""), (1, 1), (), "::1", None)
+
+
+def blob(length: int | None = 100, *, parts: int = 1) -> Blob:
+    spans = tuple(("", 0, length or 0) for _ in range(parts))
+    return Blob(200, (), length, spans, "", False, "sha256:0", None, None)
+
+
+class Desk:
+    """An engine's end, in the hands of a test."""
+
+    def __init__(self, bound: socket.socket) -> None:
+        self._bound = bound
+        self.channel: Channel | None = None
+
+    async def take(self) -> Channel:
+        """Take the next one in line, and greet it."""
+        accepted, _ = await asyncio.get_running_loop().sock_accept(self._bound)
+        self.channel = Channel(accepted)
+        self.channel.post(Hello())
+        return self.channel
+
+    async def hears(self, kind: type[Message]) -> Message:
+        assert self.channel is not None
+        return (await self.channel.expect(kind)).message
+
+    def says(self, message: Message, data: bytes = b"", file: int | None = None) -> None:
+        assert self.channel is not None
+        self.channel.post(message, data, file)
+
+    def die(self) -> None:
+        assert self.channel is not None
+        self.channel.close()
+
+
+@asynccontextmanager
+async def asked(answer: Blob) -> AsyncIterator[tuple[Desk, AskedBody, Engine]]:
+    """A body that an engine has just answered with."""
+    with listening() as bound:
+        desk, engine = Desk(bound), Engine(bytes(bound.getsockname()), away_s=5.0)
+        asking = asyncio.ensure_future(engine.ask(QUESTION))
+        await desk.take()
+        assert await desk.hears(Ask) == QUESTION
+        desk.says(answer)
+        channel, found = await asking
+        body = AskedBody(engine, QUESTION, channel, found, answer)
+        try:
+            yield desk, body, engine
+        finally:
+            body.leave()
+            engine.close()
+            desk.die()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "part"
+    path.write_bytes(os.urandom(100))
+    return path
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def step(
+    desk: Desk, body: AskedBody, offset: int, answer: Message, data: bytes = b"", file: int | None = None
+) -> int:
+    """One step, answered."""
+    waiting = asyncio.ensure_future(body.ready(offset))
+    assert await desk.hears(At) == At(offset)
+    desk.says(answer, data, file)
+    return await waiting
+
+
+async def test_bytes_come_from_memory_and_from_the_file(file: Path) -> None:
+    """Whichever the engine has; the file is shown once."""
+    async with asked(blob()) as (desk, body, engine):
+        assert await step(desk, body, 0, Bytes(), b"12345") == 5
+        assert bytes(body.memory(0, 3) or b"") == b"123"
+        with file.open("rb") as opened:
+            assert await step(desk, body, 5, UpTo(40), file=opened.fileno()) == 40
+        assert body.memory(5, 40) is None
+        assert os.pread(body.file.fileno(), 100, 0) == content(file)
+        assert await step(desk, body, 40, UpTo(100)) == 100
+        body.failed(OSError(5, "bad"))
+        assert body.end(100, None)
+        assert await desk.hears(Fault) == Fault(5, "[Errno 5] bad")
+        assert await desk.hears(End) == End(100, None)
+        channel = await engine.open()
+        assert channel.is_quiet  # the same one, for the next question
+        channel.close()
+
+
+async def test_the_engines_refusal_ends_it_and_is_the_engines_to_tell() -> None:
+    """Why the body cannot be whole comes from the engine, and so does its line in the log."""
+    async with asked(blob()) as (desk, body, _):
+        with pytest.raises(BodyLost, match="upstream lied"):
+            await step(desk, body, 0, Failed("upstream lied"))
+        assert body.end(0, "upstream lied")  # it was told: no line of ours
+
+
+async def test_the_next_engine_hears_what_was_taken_and_goes_on(file: Path) -> None:
+    """From the start of what left to where it stands, of which file: so it can judge whether more may follow."""
+    async with asked(blob()) as (desk, body, _):
+        with file.open("rb") as opened:
+            await step(desk, body, 10, UpTo(40), file=opened.fileno())
+            status = os.fstat(opened.fileno())
+            desk.die()
+            waiting = asyncio.ensure_future(body.ready(40))
+            await desk.take()
+            question = await desk.hears(Ask)
+            assert isinstance(question, Ask)
+            assert question.taken == Taken(status.st_dev, status.st_ino, 10, 40)
+            desk.says(blob())
+            assert await desk.hears(At) == At(40)
+            desk.says(UpTo(100), file=opened.fileno())
+        assert await waiting == 100
+        assert os.pread(body.file.fileno(), 100, 0) == content(file)
+
+
+async def test_an_engine_that_dies_before_any_byte_costs_nothing() -> None:
+    """Nothing left, so nothing has to fit: the next engine is asked as the first was."""
+    async with asked(blob()) as (desk, body, _):
+        desk.die()
+        waiting = asyncio.ensure_future(body.ready(0))
+        await desk.take()
+        question = await desk.hears(Ask)
+        assert question == QUESTION
+        desk.says(blob())
+        await desk.hears(At)
+        desk.says(Bytes(), b"abc")
+        assert await waiting == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "again"),
+    [(blob(), blob(101)), (blob(), blob(None)), (blob(), Small(404, (), 0, None)), (blob(), Failed("no"))],
+    ids=["another size", "no size", "not here any more", "refused"],
+)
+async def test_another_answer_than_the_first_drops_the_body(answer: Blob, again: Message, file: Path) -> None:
+    """The head is out: what does not fit to it can never be sent."""
+    async with asked(answer) as (desk, body, _):
+        with file.open("rb") as opened:
+            await step(desk, body, 0, UpTo(40), file=opened.fileno())
+        desk.die()
+        waiting = asyncio.ensure_future(body.ready(40))
+        await desk.take()
+        await desk.hears(Ask)
+        desk.says(again)
+        with pytest.raises(CisternError):
+            await waiting
+
+
+async def test_what_no_file_holds_is_not_asked_for_again() -> None:
+    """Bytes from memory that left: nobody could tell whether what follows fits to them."""
+    async with asked(blob()) as (desk, body, _):
+        await step(desk, body, 0, Bytes(), b"12345")
+        desk.die()
+        with pytest.raises(BodyLost):
+            await body.ready(5)
+        assert not body.end(5, "lost")  # nobody told it: the line is ours
+
+
+async def test_several_ranges_are_not_asked_for_again(file: Path) -> None:
+    """Their boundary was the first engine's own."""
+    async with asked(blob(parts=2)) as (desk, body, _):
+        with file.open("rb") as opened:
+            await step(desk, body, 0, UpTo(40), file=opened.fileno())
+        desk.die()
+        with pytest.raises(BodyLost):
+            await body.ready(40)
+
+
+async def test_an_engine_that_stays_away_is_told_in_time() -> None:
+    """Nobody takes what waits in line: 503, and how long to wait."""
+    with listening() as bound:
+        engine = Engine(bytes(bound.getsockname()), away_s=0.05)
+        with pytest.raises(EngineAway) as told:
+            await engine.ask(QUESTION)
+        assert told.value.retry_after_s == 2.0
+
+
+async def test_a_question_that_kills_engines_is_given_up() -> None:
+    """After so many of them."""
+    with listening() as bound:
+        desk, engine = Desk(bound), Engine(bytes(bound.getsockname()), away_s=5.0)
+        asking = asyncio.ensure_future(engine.ask(QUESTION))
+        for _ in range(3):
+            await desk.take()
+            await desk.hears(Ask)
+            desk.die()
+        with pytest.raises(EngineAway):
+            await asking
+
+
+async def test_a_line_that_is_full_is_waited_for() -> None:
+    """As long as an engine may be away."""
+    with listening() as bound:
+        desk, tries = Desk(bound), 0
+
+        def full_at_first(address: bytes) -> Channel:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise BlockingIOError
+            return connect(address)
+
+        engine = Engine(bytes(bound.getsockname()), away_s=5.0, connect=full_at_first)
+        opening = asyncio.ensure_future(engine.open())
+        await desk.take()
+        (await opening).close()
+        desk.die()
+        assert tries == 2
