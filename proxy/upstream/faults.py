@@ -3,13 +3,17 @@
 aiohttp's errors carry whole URLs, and those may be signed: they end here and are no cause of ours.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import aiohttp
 
 from proxy.errors import DialRefused, Failure, UpstreamFault, UpstreamLied, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.dialler import AddressRefused
+
+OURS: Final = frozenset({errno.EMFILE, errno.ENFILE})  # no fault of the upstream: its breaker must not count it
 
 
 @contextmanager
@@ -41,8 +45,14 @@ def _fault(upstream: str, error: Exception) -> UpstreamFault:
         return UpstreamLied(upstream, "its answer is not valid HTTP")
     if isinstance(error, aiohttp.ClientPayloadError):
         return UpstreamUnavailable(upstream, "its answer was cut short", failure=Failure.CUT)
+    return _connection_fault(upstream, error, getattr(inner, "errno", None), why)
+
+
+def _connection_fault(upstream: str, error: Exception, number: int | None, why: str) -> UpstreamFault:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return UpstreamUnavailable(upstream, f"its name leads nowhere: {why}", failure=Failure.DNS)
+    if number in OURS:
+        return UpstreamUnavailable(upstream, f"this server cannot dial: {why}", failure=Failure.BUSY)
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamUnavailable(upstream, f"it cannot be reached: {why}")
     return UpstreamUnavailable(upstream, f"the connection failed ({type(error).__name__})")

@@ -31,7 +31,7 @@ async def test_too_few_descriptors_for_all(short_tmp: Path, registry: Registry) 
     """More connections than descriptors: refused in words or made to wait, never a wrong body; the log stays small, the
     disk is not blamed, and once they are gone all is served and kept, without a restart (F33).
     """
-    image = registry.add(APP, "1", manifest(blob(200_000)))
+    image, *_ = [registry.add(APP, str(number), manifest(blob(200_000, seed=number))) for number in range(1, 9)]
     config = {
         "registry": {"drain": "1s"},
         "upstreams": {HUB: {"endpoints": [{"url": registry.url}], "plain_http": True, "proxy": "none"}},
@@ -42,8 +42,8 @@ async def test_too_few_descriptors_for_all(short_tmp: Path, registry: Registry) 
     async with server:
         idle = [await asyncio.open_connection("127.0.0.1", int(server.netloc.rpartition(":")[2])) for _ in range(CROWD)]
         since = server.said
-        for reader, writer in idle[:8]:  # of those that were accepted: each asks for what needs files
-            writer.write(f"GET {path}/manifests/1 HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        for number, (reader, writer) in enumerate(idle[:8], 1):  # each asks for what needs a file, and a dial
+            writer.write(f"GET {path}/manifests/{number} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             status = int(head.split(b" ")[1])
             assert status in (200, 503), head
