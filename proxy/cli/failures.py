@@ -1,59 +1,21 @@
-"""From what a command raised to its exit code and the lines for standard error. Pure."""
-
-import os
-from typing import Final
+"""What a command raised, the command line's own errors included, as exit code and lines for standard error. Pure."""
 
 from typer.exceptions import TyperException
 
-from proxy.errors import CisternError, ConfigInvalid
+from proxy import exits
+from proxy.exits import DONE, FAILED, WRONG_USE, CommandFailed, line_of, printable
 
-DONE: Final = 0
-FAILED: Final = 1
-WRONG_USE: Final = 2
-
-
-class CommandFailed(CisternError):
-    """A command could not do its work, and says why in one line; `code` is its exit code."""
-
-    def __init__(self, message: str, code: int = FAILED) -> None:
-        super().__init__(message)
-        self.code = code
+__all__ = ["DONE", "FAILED", "WRONG_USE", "CommandFailed", "lines_of", "printable"]
 
 
 def lines_of(error: Exception) -> tuple[int, list[str]]:
     """The exit code and the lines of an error."""
-    if isinstance(error, ConfigInvalid):
-        return WRONG_USE, [printable(problem) for problem in error.problems]
-    if isinstance(error, CommandFailed):
-        return error.code, [_line(str(error))]
     if isinstance(error, TyperException):
-        return error.exit_code, [_line(f"{error.format_message().rstrip('.')} ({_help_of(error)})")]
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return FAILED, [_line(f"{where}{os.strerror(error.errno) if error.errno else error}")]
-    if isinstance(error, CisternError):
-        return FAILED, [_line(str(error))]
-    return FAILED, [_line(f"an internal error, please report it: {type(error).__name__}: {error}")]
+        return error.exit_code, [line_of(f"{error.format_message().rstrip('.')} ({_help_of(error)})")]
+    return exits.lines_of(error)
 
 
 def _help_of(error: TyperException) -> str:
     """Where to read on: the help of the command that was used wrongly."""
     context = getattr(error, "ctx", None)
     return f"see {context.command_path if context is not None else 'cistern'} --help"
-
-
-def _line(text: str) -> str:
-    return f"cistern: {printable(text)}"
-
-
-def printable(text: str) -> str:
-    """`text` on one line, without anything that moves a cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
-
-
-def tell(error: Exception) -> int:
-    """Tell an error of a process that no command will: its lines on standard error; the exit code."""
-    code, lines = lines_of(error)
-    for line in lines:
-        os.write(2, f"{line}\n".encode(errors="backslashreplace"))
-    return code

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
+from proxy.cli import become
 from proxy.cli.client_config import client_config
-from proxy.cli.failures import tell
 from proxy.cli.options import ConfigFile, load_config
 
 
@@ -56,12 +56,9 @@ def serve(
         "--cache-dir": ("cache.directory", cache_dir),
         "--workers": ("registry.workers", workers),
     }
-    from proxy.processes.run import run
-    from proxy.reload import Source
-
     chosen = log_format or (LogFormat.HUMAN if sys.stderr.isatty() else LogFormat.JSON)
     given = {flag: (key, text) for flag, (key, text) in flags.items() if text is not None}
-    return run(Source(config, os.environ, given), log_format=chosen.value, failed=tell)
+    return become.become({"config": config and str(config), "flags": given, "log_format": chosen.value})
 
 
 def check(

@@ -26,6 +26,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts.")]
 
 def load_config(file: Path | None) -> "Config":
     """The config of `file` and the environment; raises ConfigInvalid."""
-    from proxy.config import load  # late: pydantic is slow to import, and --help needs none
+    from proxy.config import load  # late: --help needs none of it
 
     return load(file, os.environ)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from proxy.config.models import Config
+from proxy.config.section import Section
 from proxy.config.tree import Loc, Problem, Tree
 
 PREFIX: Final = "CISTERN_"
@@ -21,7 +22,7 @@ SERVICE_LINK: Final = re.compile(
     r"|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
 IPV6_ADDRESS: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]:[0-9]+")  # begins like a JSON list
-TOP_KEYS: Final = frozenset(info.alias or name for name, info in Config.model_fields.items())
+TOP_KEYS: Final = frozenset(key.alias for key in Config.fields().values())
 
 
 def apply(tree: Tree, environ: Mapping[str, str]) -> None:
@@ -36,7 +37,7 @@ def apply(tree: Tree, environ: Mapping[str, str]) -> None:
             put(tree, loc, environ[name], name)
         else:
             unknown.append(name)
-    secrets = set(_secret_variables(tree.value.get("credentials")))
+    secrets = set(_secret_variables(tree.value))
     for name in sorted(set(unknown) - secrets):
         _refuse_unknown(tree, name)
 
@@ -91,10 +92,13 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _secret_variables(credentials: object) -> Iterator[str]:
-    for item in credentials.values() if isinstance(credentials, dict) else ():
-        password = item.get("password") if isinstance(item, dict) else None
-        name = password.get("env") if isinstance(password, dict) else None
+def _secret_variables(given: Mapping[str, object]) -> Iterator[str]:
+    credentials, blobs = given.get("credentials"), given.get("blobs")
+    items = credentials.values() if isinstance(credentials, dict) else ()
+    secrets = [item.get("password") for item in items if isinstance(item, dict)]
+    secrets += [blobs.get("key")] if isinstance(blobs, dict) else []
+    for secret in secrets:
+        name = secret.get("env") if isinstance(secret, dict) else None
         if isinstance(name, str):
             yield name
 
@@ -108,8 +112,8 @@ def _refuse_unknown(tree: Tree, name: str) -> None:
 
 def _variables() -> Iterator[str]:
     """The variables of the keys that have a fixed name."""
-    for name, info in Config.model_fields.items():
-        top = PREFIX + (info.alias or name).upper()
+    for key in Config.fields().values():
+        top = PREFIX + key.alias.upper()
         yield top
-        fields = getattr(info.annotation, "model_fields", {})
-        yield from (f"{top}__{(inner.alias or key).upper()}" for key, inner in fields.items())
+        if isinstance(key.hint, type) and issubclass(key.hint, Section):
+            yield from (f"{top}__{inner.alias.upper()}" for inner in key.hint.fields().values())

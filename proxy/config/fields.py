@@ -1,36 +1,35 @@
-"""What the values of the models are: each type reads one text of the file, and a section refuses unknown keys."""
+"""What the values of the models are: each type reads one text of the file."""
 
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
-
 from proxy import oci
 from proxy.config import units
 from proxy.config.patterns import Pattern
+from proxy.config.section import Before, Read
 from proxy.errors import DigestInvalid
 
 NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}", re.ASCII)
 
-Text = Annotated[str, PlainValidator(units.text)]
-Flag = Annotated[bool, PlainValidator(units.flag)]
-Workers = Annotated[int, PlainValidator(units.workers)]
-Positive = Annotated[int, PlainValidator(units.positive)]
-Size = Annotated[int, PlainValidator(units.positive_size)]
-MaxShare = Annotated[units.Share, PlainValidator(units.positive_share)]
-Fraction = Annotated[float, PlainValidator(units.fraction)]
-FreeShare = Annotated[units.Share, PlainValidator(units.share)]
-Seconds = Annotated[float, PlainValidator(units.seconds)]
-PositiveSeconds = Annotated[float, PlainValidator(units.positive_seconds)]
-SecondsOrForever = Annotated[float, PlainValidator(units.seconds_or_forever)]
-File = Annotated[Path, PlainValidator(units.path)]
-Host = Annotated[str, PlainValidator(units.host)]
-HostOrNetwork = Annotated[str, PlainValidator(units.host_or_network)]
-Network = Annotated[str, PlainValidator(units.network)]
-HttpUrl = Annotated[str, PlainValidator(units.http_url)]
-EgressProxy = Annotated[str, PlainValidator(units.egress_proxy)]
-Listen = Annotated[units.Address, PlainValidator(units.Address.parse)]
+Text = Annotated[str, Read(units.text)]
+Flag = Annotated[bool, Read(units.flag)]
+Workers = Annotated[int, Read(units.workers)]
+Positive = Annotated[int, Read(units.positive)]
+Size = Annotated[int, Read(units.positive_size)]
+MaxShare = Annotated[units.Share, Read(units.positive_share)]
+Fraction = Annotated[float, Read(units.fraction)]
+FreeShare = Annotated[units.Share, Read(units.share)]
+Seconds = Annotated[float, Read(units.seconds)]
+PositiveSeconds = Annotated[float, Read(units.positive_seconds)]
+SecondsOrForever = Annotated[float, Read(units.seconds_or_forever)]
+File = Annotated[Path, Read(units.path)]
+Host = Annotated[str, Read(units.host)]
+HostOrNetwork = Annotated[str, Read(units.host_or_network)]
+Network = Annotated[str, Read(units.network)]
+HttpUrl = Annotated[str, Read(units.http_url)]
+EgressProxy = Annotated[str, Read(units.egress_proxy)]
+Listen = Annotated[units.Address, Read(units.Address.parse)]
 
 
 def _or_none(read: Any) -> Any:
@@ -38,8 +37,8 @@ def _or_none(read: Any) -> Any:
     return lambda value: None if value is None or value == "none" else read(value)
 
 
-HostOrNone = Annotated[str | None, PlainValidator(_or_none(units.host))]
-SizeOrNone = Annotated[int | None, PlainValidator(_or_none(units.positive_size))]
+HostOrNone = Annotated[str | None, Read(_or_none(units.host))]
+SizeOrNone = Annotated[int | None, Read(_or_none(units.positive_size))]
 
 
 def _prefix(value: object) -> str | None:
@@ -66,23 +65,12 @@ def _name(value: object) -> str:
 
 
 def _given(value: object, empty: object) -> object:
-    """A section or list with nothing under it is an empty one."""
+    """A list or map with nothing under it is an empty one."""
     return empty if value is None else value
 
 
-Name = Annotated[str, PlainValidator(_name)]
-OfficialPrefix = Annotated[str | None, PlainValidator(_prefix)]
-Blocked = Annotated[oci.Digest, PlainValidator(_digest)]
-EMPTY_LIST = BeforeValidator(lambda value: _given(value, []))
-EMPTY_MAP = BeforeValidator(lambda value: _given(value, {}))
-
-
-class Section(BaseModel):
-    """One map of the file: unknown keys refused, nothing changes after load."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_section(cls, value: object) -> object:
-        return _given(value, {})
+Name = Annotated[str, Read(_name)]
+OfficialPrefix = Annotated[str | None, Read(_prefix)]
+Blocked = Annotated[oci.Digest, Read(_digest)]
+EMPTY_LIST = Before(lambda value: _given(value, []))
+EMPTY_MAP = Before(lambda value: _given(value, {}))

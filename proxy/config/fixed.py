@@ -31,5 +31,5 @@ def fixed(running: Config, found: Config) -> tuple[Config, tuple[str, ...]]:
         if before != after and (key != "registry.tls" or before is None or after is None):
             changed.append(key)
             sections.setdefault(section, {})[name] = before
-    update = {section: getattr(found, section).model_copy(update=values) for section, values in sections.items()}
-    return found.model_copy(update=update), tuple(changed)
+    update = {section: getattr(found, section).replaced(**values) for section, values in sections.items()}
+    return found.replaced(**update), tuple(changed)

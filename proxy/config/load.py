@@ -4,34 +4,22 @@ The one door: file -> tree, variables and flags over it, defaults into it, model
 and nothing else; the environment is an argument.
 """
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
-
-from pydantic import BaseModel, ValidationError
+from typing import Final, TypeVar
 
 from proxy.collector import undisturbed
 from proxy.config import builtin, checks, units
 from proxy.config import environ as variables
 from proxy.config import tree as trees
-from proxy.config.fields import Section
 from proxy.config.models import Config, RuleConfig, UpstreamConfig
-from proxy.config.tree import Loc, Tree
+from proxy.config.section import Section, SectionRefused
+from proxy.config.tree import Tree
 from proxy.errors import ConfigInvalid
 
 Item = TypeVar("Item", bound=Section)
 BUILT_IN: Final = "built-in"
-REASONS: Final = {
-    "missing": "is missing",
-    "model_type": "must be a map of keys",
-    "dict_type": "must be a map of keys",
-    "tuple_type": "must be a list",
-    "list_type": "must be a list",
-    "frozen_set_type": "must be a list",
-    "too_short": "must not be empty",
-}
 
 
 def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, tuple[str, str]] | None = None) -> Config:
@@ -79,40 +67,11 @@ def _config(tree: Tree, environ: Mapping[str, str], flags: Mapping[str, tuple[st
 def _validated(tree: Tree) -> Config | None:
     """The models, or None and a refusal for each thing wrong with one value or one section."""
     try:
-        return Config.model_validate(tree.value)
-    except ValidationError as invalid:
-        # Without inputs: a password written in the wrong place must not come back in the message.
-        for error in invalid.errors(include_url=False, include_input=False):
-            loc: Loc = tuple(part for part in error["loc"] if part != "[key]")
-            tree.refuse(loc, _reason(loc, error["type"], error["msg"], error.get("ctx", {})))
+        return Config.parse(tree.value)
+    except SectionRefused as refused:
+        for loc, reason in refused.problems:
+            tree.refuse(loc, reason)
         return None
-
-
-def _reason(loc: Loc, kind: str, message: str, context: Mapping[str, Any]) -> str:
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
-        return f"unknown key, did you mean {near[0]}?" if near else "unknown key"
-    if kind == "value_error":
-        return str(context["error"])
-    return REASONS.get(kind) or message.replace("Input should be", "must be")
-
-
-def _keys_beside(loc: Loc) -> list[str]:
-    """The keys that the section of `loc` knows."""
-    section: type[BaseModel] | None = Config
-    for part in loc[:-1]:
-        if section is None:
-            return []
-        field = next((f for name, f in section.model_fields.items() if part in (f.alias or name, name)), None)
-        # A name within a map, or a place within a list: still the section of its items.
-        section = section if field is None else _section_in(field.annotation)
-    return [f.alias or name for name, f in section.model_fields.items()] if section is not None else []
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _section_in(inner)) is not None), None)
 
 
 def _parts(tree: Tree, config: Config | None) -> checks.Parts:
@@ -132,6 +91,6 @@ def _parts(tree: Tree, config: Config | None) -> checks.Parts:
 
 def _alone(kind: type[Item], item: object) -> Item | None:
     try:
-        return kind.model_validate(item)
-    except ValidationError:
+        return kind.parse(item)
+    except SectionRefused:
         return None

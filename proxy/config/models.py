@@ -7,9 +7,7 @@ one value or one section stand here; what needs two sections stands in `checks`.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
-
-from pydantic import BeforeValidator, Field, PlainValidator, model_validator
+from typing import Annotated, Any, Final, Literal
 
 from proxy.config import secrets, units
 from proxy.config.fields import (
@@ -34,13 +32,13 @@ from proxy.config.fields import (
     PositiveSeconds,
     Seconds,
     SecondsOrForever,
-    Section,
     Size,
     SizeOrNone,
     Text,
     Workers,
 )
 from proxy.config.patterns import Pattern, UpstreamSide, repository_side, upstream_side
+from proxy.config.section import Before, Filled, Read, Section, key
 from proxy.freshness import FOREVER_S, TagPolicy, Verdict
 from proxy.redirect import Redirect
 
@@ -57,7 +55,7 @@ class RegistryConfig(Section):
     name: Name = "cistern"
     workers: Workers = 1
     tls: ListenTls | None = None
-    drain_s: Seconds = Field(default=25.0, alias="drain")
+    drain_s: Seconds = key(25.0, alias="drain")
     default_upstream: HostOrNone = None
 
 
@@ -68,14 +66,11 @@ class AdminConfig(Section):
 class ScrubConfig(Section):
     """The background check: every blob once in `every`, at most so many bytes per second."""
 
-    every_s: SecondsOrForever = Field(default=30 * 86_400.0, alias="every")
+    every_s: SecondsOrForever = key(30 * 86_400.0, alias="every")
     max_bandwidth: SizeOrNone = 32 * 1024**2
 
-    @model_validator(mode="after")
-    def _some_time(self) -> Self:
-        if self.every_s <= 0:
-            raise ValueError("every must be more than 0s; forever switches the scrub off")
-        return self
+    def contradiction(self) -> str | None:
+        return None if self.every_s > 0 else "every must be more than 0s; forever switches the scrub off"
 
 
 class CacheConfig(Section):
@@ -88,19 +83,19 @@ class CacheConfig(Section):
 class TagsConfig(Section):
     """Defaults of the file, or one rule's overrides: then only the keys given count."""
 
-    fresh_for_s: SecondsOrForever = Field(default=60.0, alias="fresh_for")
-    serve_while_checking_s: SecondsOrForever = Field(default=0.0, alias="serve_while_checking")
-    check_within_s: SecondsOrForever = Field(default=2.0, alias="check_within")
-    stale_for_s: SecondsOrForever = Field(default=FOREVER_S, alias="stale_for")
+    fresh_for_s: SecondsOrForever = key(60.0, alias="fresh_for")
+    serve_while_checking_s: SecondsOrForever = key(0.0, alias="serve_while_checking")
+    check_within_s: SecondsOrForever = key(2.0, alias="check_within")
+    stale_for_s: SecondsOrForever = key(FOREVER_S, alias="stale_for")
     on_not_found: Verdict | None = None
     on_denied: Verdict | None = None
-    missing_for_s: Seconds = Field(default=10.0, alias="missing_for")
+    missing_for_s: Seconds = key(10.0, alias="missing_for")
 
     def policy(self, rule: "TagsConfig | None", *, public: bool) -> TagPolicy:
         """The policy of one rule. `on_not_found` is by default serve_stale for public content and deny for private."""
-        given = {key: getattr(self, key) for key in type(self).model_fields}
+        given = {name: getattr(self, name) for name in self.fields()}
         if rule is not None:
-            given |= {key: getattr(rule, key) for key in rule.model_fields_set}
+            given |= {name: getattr(rule, name) for name in rule.given}
         given["on_not_found"] = given["on_not_found"] or (Verdict.SERVE_STALE if public else Verdict.DENY)
         given["on_denied"] = given["on_denied"] or Verdict.DENY
         return TagPolicy(**given)
@@ -126,14 +121,14 @@ class EndpointConfig(Section):
 
 class BreakerConfig(Section):
     failures: Positive = 5
-    window_s: PositiveSeconds = Field(default=30.0, alias="window")
-    reset_after_s: PositiveSeconds = Field(default=30.0, alias="reset_after")
+    window_s: PositiveSeconds = key(30.0, alias="window")
+    reset_after_s: PositiveSeconds = key(30.0, alias="reset_after")
 
 
 class TimeoutsConfig(Section):
-    connect_s: PositiveSeconds = Field(default=5.0, alias="connect")
-    headers_s: PositiveSeconds = Field(default=10.0, alias="headers")
-    stall_s: PositiveSeconds = Field(default=30.0, alias="stall")
+    connect_s: PositiveSeconds = key(5.0, alias="connect")
+    headers_s: PositiveSeconds = key(10.0, alias="headers")
+    stall_s: PositiveSeconds = key(30.0, alias="stall")
 
 
 class UpstreamTls(Section):
@@ -141,7 +136,7 @@ class UpstreamTls(Section):
 
 
 class UpstreamConfig(Section):
-    endpoints: Annotated[tuple[EndpointConfig, ...], Field(min_length=1)]
+    endpoints: Annotated[tuple[EndpointConfig, ...], Filled()]
     aliases: Annotated[tuple[Host, ...], EMPTY_LIST] = ()
     official_prefix: OfficialPrefix = None
     credentials: Name | None = None
@@ -163,18 +158,12 @@ class SecretRef(Section):
     env: Text | None = None
     file: File | None = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _never_literal(cls, value: object) -> object:
-        if not isinstance(value, dict | SecretRef):
-            raise ValueError("a literal is refused: write {env: NAME} or {file: PATH}")  # noqa: TRY004 - collected
-        return value
+    def refused(cls, value: object) -> str | None:
+        return None if isinstance(value, dict) else "a literal is refused: write {env: NAME} or {file: PATH}"
 
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("must be one of {env: NAME} and {file: PATH}")
-        return self
+    def contradiction(self) -> str | None:
+        return "must be one of {env: NAME} and {file: PATH}" if (self.env is None) == (self.file is None) else None
 
     def read(self, environ: Mapping[str, str]) -> str:
         """The secret as it is now; raises SecretUnavailable, which names the variable or file."""
@@ -192,23 +181,23 @@ class CredentialConfig(Section):
         return self.password.read(environ)
 
 
-NONE: Final = BeforeValidator(lambda value: None if value == "none" else value)
+NONE: Final = Before(lambda value: None if value == "none" else value)
 
 
 class RedirectConfig(Section):
     """Blobs over `over_bytes` are fetched from the data address `url` by clients in these networks."""
 
     url: HttpUrl
-    over_bytes: Size = Field(default=1024**2, alias="over")
-    clients: Annotated[tuple[Network, ...], Field(min_length=1)]
+    over_bytes: Size = key(1024**2, alias="over")
+    clients: Annotated[tuple[Network, ...], Filled()]
 
 
 class RuleRedirectConfig(Section):
     """One rule's overrides: the keys that are not given are the file's."""
 
     url: HttpUrl | None = None
-    over_bytes: Size | None = Field(default=None, alias="over")
-    clients: Annotated[tuple[Network, ...], Field(min_length=1)] | None = None
+    over_bytes: Size | None = key(None, alias="over")
+    clients: Annotated[tuple[Network, ...], Filled()] | None = None
 
 
 class RuleBlobsConfig(Section):
@@ -225,19 +214,19 @@ class BlobsConfig(Section):
     def redirect_for(self, rule: RuleBlobsConfig | None) -> Redirect | None:
         """Where the clients of a rule get their blobs; None: here."""
         base = self.redirect
-        given: dict[str, Any] = {} if base is None else {key: getattr(base, key) for key in type(base).model_fields}
+        given: dict[str, Any] = {} if base is None else {name: getattr(base, name) for name in base.fields()}
         if rule is not None:
             if rule.redirect is None:
                 return None
-            own = {key: getattr(rule.redirect, key) for key in rule.redirect.model_fields_set}
-            given |= {key: value for key, value in own.items() if value is not None}
+            own = {name: getattr(rule.redirect, name) for name in rule.redirect.given}
+            given |= {name: value for name, value in own.items() if value is not None}
         return Redirect(**({"over_bytes": 1024**2} | given)) if given else None
 
 
 class RuleConfig(Section):
     name: Name
-    repository: Annotated[Pattern | None, PlainValidator(repository_side)] = None
-    upstream: Annotated[UpstreamSide, PlainValidator(upstream_side)]
+    repository: Annotated[Pattern | None, Read(repository_side)] = None
+    upstream: Annotated[UpstreamSide, Read(upstream_side)]
     credentials: Name | None = None
     endpoint: HttpUrl | None = None
     public: Flag = False
@@ -249,8 +238,8 @@ class RuleConfig(Section):
 
 
 class LimitsConfig(Section):
-    max_manifest_bytes: Size = Field(default=4 * 1024**2, alias="max_manifest")
-    max_blob_bytes: Size = Field(default=100 * GIB, alias="max_blob")
+    max_manifest_bytes: Size = key(4 * 1024**2, alias="max_manifest")
+    max_blob_bytes: Size = key(100 * GIB, alias="max_blob")
     max_connections: Positive = 10_000
     max_ranges_per_blob: Positive = 8
 
@@ -263,11 +252,11 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     tags: TagsConfig = TagsConfig()
     hydrate: HydrateConfig = HydrateConfig()
-    upstreams: Annotated[dict[Host, UpstreamConfig], EMPTY_MAP] = Field(default_factory=dict)
-    credentials: Annotated[dict[Name, CredentialConfig], EMPTY_MAP] = Field(default_factory=dict)
+    upstreams: Annotated[dict[Host, UpstreamConfig], EMPTY_MAP] = key({})
+    credentials: Annotated[dict[Name, CredentialConfig], EMPTY_MAP] = key({})
     implicit_rules: Flag = True
     rules: Annotated[tuple[RuleConfig, ...], EMPTY_LIST] = ()
     block: Annotated[frozenset[Blocked], EMPTY_LIST] = frozenset()
-    credential_grace_s: SecondsOrForever = Field(default=86_400.0, alias="credential_grace")
+    credential_grace_s: SecondsOrForever = key(86_400.0, alias="credential_grace")
     limits: LimitsConfig = LimitsConfig()
     blobs: BlobsConfig = BlobsConfig()

@@ -1,6 +1,6 @@
 """The texts a config value may be, each read once into a typed value: sizes, times, shares, hosts, URLs, addresses.
 
-Knows nothing of keys, files or pydantic models. Every function takes what YAML or the environment gave (text, whole
+Knows nothing of keys, files or models. Every function takes what YAML or the environment gave (text, whole
 number, truth value or None) and returns the typed value, or raises ValueError with a reason a person can act on. A
 reason never repeats the value, which could be a secret in the wrong place.
 """
@@ -42,7 +42,7 @@ def text(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError("must be text")  # noqa: TRY004 - pydantic collects ValueError, and lets TypeError through
+        raise ValueError("must be text")  # noqa: TRY004 - what is collected is ValueError
     if not value or not value.isprintable():
         raise ValueError("must be text without control characters, and not empty")
     return value

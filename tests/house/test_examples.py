@@ -7,10 +7,10 @@ from typing import Any, Final, get_args
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from proxy.check import render
 from proxy.config import NOT_YET, Config, load
+from proxy.config.section import Section
 from tests.house.source import ROOT, name_of
 
 EXAMPLES: Final = sorted((ROOT / "config").glob("*.yaml"))
@@ -56,15 +56,15 @@ def _keys_written(value: Any) -> Iterator[str]:
         yield from _keys_written(item)
 
 
-def _keys_known(model: type[BaseModel]) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield field.alias or name
-        for section in _sections_in(field.annotation):
+def _keys_known(model: type[Section]) -> Iterator[str]:
+    for field in model.fields().values():
+        yield field.alias
+        for section in _sections_in(field.hint):
             yield from _keys_known(section)
 
 
-def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for inner in get_args(annotation):
         yield from _sections_in(inner)

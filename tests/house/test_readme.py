@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import Any, Final, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel
 from typer.main import get_command
 
 from proxy import cli
 from proxy.config import FIXED
 from proxy.config.environ import NOT_KEYS
-from proxy.config.fields import Section
 from proxy.config.models import Config
+from proxy.config.section import Section
 from proxy.errors import ANSWERS
 from tests.house.source import ROOT, python_files, tree_of
 
@@ -25,7 +24,7 @@ KEY_PAGE: Final = (ROOT / "docs" / "configuration.md").read_text()
 MARKS: Final[dict[Any, str]] = {dict: ".NAME", tuple: "[]"}
 
 
-def sections_in(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+def sections_in(annotation: Any) -> Iterator[tuple[str, type[Section]]]:
     """The sections within a key's type, with how a map's or a list's items are written in a dotted key."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield "", annotation
@@ -35,11 +34,11 @@ def sections_in(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
         yield from ((mark + rest, section) for rest, section in sections_in(inner))
 
 
-def keys_of(section: type[BaseModel], prefix: str) -> Iterator[str]:
+def keys_of(section: type[Section], prefix: str) -> Iterator[str]:
     """Every dotted key below `prefix`; a rule's `tags` and `blobs` stand for the keys of the file's."""
-    for name, field in section.model_fields.items():
-        key = f"{prefix}{field.alias or name}"
-        inner = [] if key in ("rules[].tags", "rules[].blobs") else list(sections_in(field.annotation))
+    for field in section.fields().values():
+        key = f"{prefix}{field.alias}"
+        inner = [] if key in ("rules[].tags", "rules[].blobs") else list(sections_in(field.hint))
         if not inner:
             yield key
         for mark, found in inner:

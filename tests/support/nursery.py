@@ -151,8 +151,10 @@ def _await_tracer(pid: int) -> None:
 
 def _live(told: dict[str, Any], output: int, wait: int) -> NoReturn:
     """The server."""
-    from proxy.cli import main
+    from proxy.__main__ import main as serve_here
+    from proxy.cli import become, main
 
+    become.become = serve_here  # in this very process, where all that it needs is imported already
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_long(ANYBODY), 0, 0, 0)
     os.dup2(output, 1)

@@ -97,8 +97,8 @@ async def test_an_upstream_is_held_to_its_bandwidth(readers: int, clock: Clock) 
 async def test_hydration_has_a_bandwidth_of_its_own(clock: Clock) -> None:
     """Background bodies come at its rate, and a client's beside them as fast as it can."""
     async with Peer(lambda _asked: Reply(body=BODY)) as registry:
-        settings = config(registry.url()).model_copy(
-            update={"hydrate": config("http://x.test:1").hydrate.model_copy(update={"max_bandwidth": 100 * KB})}
+        settings = config(registry.url()).replaced(
+            hydrate=config("http://x.test:1").hydrate.replaced(max_bandwidth=100 * KB)
         )
         async with clients(settings, monotonic=clock, sleep=clock.sleep) as upstreams, Tasks() as tasks:
             behind = receive(upstreams, digest_of(b"1"), priority=Priority.BACKGROUND)

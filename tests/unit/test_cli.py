@@ -15,7 +15,8 @@ from typing import Any, Final
 import pytest
 
 from proxy import __version__
-from proxy.cli import main, tables
+from proxy.__main__ import main as serve_here
+from proxy.cli import become, main, tables
 from proxy.cli.client_config import Client
 from proxy.cli.failures import CommandFailed, lines_of
 from proxy.clients import CLIENTS, Mirror
@@ -60,6 +61,7 @@ def cistern(
     config = tmp_path / "given.yaml"
     config.write_text(f"cache: {{directory: {short_tmp}}}\n")
     monkeypatch.setenv("CISTERN_CONFIG", str(config))
+    monkeypatch.setattr(become, "become", serve_here)  # another program would take the test's place
     return Cistern(capsys)
 
 
@@ -117,6 +119,28 @@ def test_help_is_quick() -> None:
     modules = set(ran.stderr.split())
     assert "typer" in modules
     assert not modules & {"aiohttp", "pydantic", "yaml", "rich.table", "proxy.config", "proxy.app"}
+
+
+def test_a_server_is_without_the_command_line() -> None:
+    """What only reads flags takes no memory while it serves."""
+    code = "import sys; import proxy.__main__; print(*sorted(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    modules = set(ran.stdout.split())
+    assert "proxy.serve" in modules
+    assert not modules & {"typer", "pydantic", "pydantic_core", "rich", "proxy.cli"}
+
+
+def test_serve_becomes_the_server(tmp_path: Path) -> None:
+    """With the flags it was given, in the process and directory it was started in, whatever lies there."""
+    (tmp_path / "yaml.py").write_text("raise SystemExit('a stranger')")
+    (tmp_path / "bad.yaml").write_text("registry: {drain: 1}\n")
+    told = [sys.executable, "-P", "-m", "proxy.cli", "serve", "--config", "bad.yaml", "--listen", "nowhere"]
+    ran = subprocess.run(told, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.splitlines() == [
+        "--listen: registry.listen: must be HOST:PORT (port 0 to 65535) or unix:/PATH",
+        "bad.yaml:1: registry.drain: must be a time such as 30s: a number and one of ms s m h d, or forever",
+    ]
 
 
 @pytest.mark.parametrize(

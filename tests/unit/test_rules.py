@@ -377,7 +377,7 @@ def configs(draw: st.DrawFn) -> Config:
         "implicit_rules": draw(st.booleans()),
         "rules": rules,
     }
-    return Config.model_validate(tree)
+    return Config.parse(tree)
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -413,7 +413,7 @@ def naive(config: Config, name: str, namespace: str | None) -> tuple[str, str] |
         target = name
     else:
         paths = [(rule, str(rule.repository)) for rule in config.rules if matches(str(rule.repository), name)]
-        chosen = best([(rule.model_copy(update={"deny": False}), side) for rule, side in paths])
+        chosen = best([(rule.replaced(deny=False), side) for rule, side in paths])
         rule = chosen[0] if chosen else None
         if rule is not None:
             side = str(rule.upstream)

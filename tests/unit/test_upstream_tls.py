@@ -66,7 +66,7 @@ async def test_a_ca_of_one_upstream_is_none_of_another(ca: trustme.CA, ca_file: 
     async with Peer(answer, tls=server(ca, NAME)) as registry, Tasks() as tasks:
         both = config(registry.url(NAME), tls={"ca": str(ca_file)})
         plain = config(registry.url(NAME)).upstreams[NAME]
-        settings = both.model_copy(update={"upstreams": {NAME: both.upstreams[NAME], "b.test": plain}})
+        settings = both.replaced(upstreams={NAME: both.upstreams[NAME], "b.test": plain})
         async with Clients(settings, tasks, resolver=Resolver(**TABLE), environ={}) as upstreams:
             await upstreams.get_manifest(source(), "1")
             with pytest.raises(UpstreamUnavailable):

@@ -215,7 +215,7 @@ def config(*endpoints: str, credentials: dict[str, Path] | None = None, limits: 
     """A configuration of one upstream, `registry.test`; a credential set is its name and the file of its password."""
     sets = {name: {"username": "me", "password": {"file": str(path)}} for name, path in (credentials or {}).items()}
     timeouts = {"connect": "5s", "headers": "5s", "stall": "5s", **upstream.pop("timeouts", {})}
-    return Config.model_validate(
+    return Config.parse(
         {
             "upstreams": {
                 NAME: {
