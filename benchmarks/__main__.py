@@ -34,6 +34,7 @@ from benchmarks import (
     start,
     storm,
     warm,
+    workers,
 )
 from benchmarks.bench import Bench, ClientFailed
 from benchmarks.figures import Row
@@ -55,6 +56,7 @@ TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
     "rules": rules.measure,
     "eviction": eviction.measure,
     "start": start.measure,
+    "workers": workers.measure,
 }
 NEEDED = ("docker-registry", "nginx", "wrk")
 ROUNDS, ROUNDS_QUICK = 5, 2

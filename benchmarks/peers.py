@@ -153,12 +153,13 @@ def cistern(
     command: str = DEFAULT_CISTERN,
     certificate: Certificate | None = None,
     cache: Path | None = None,
+    workers: int = 1,
 ) -> Iterator[Subject]:
-    """Cistern by its command line, everything but addresses and upstream as it is by default."""
+    """Cistern by its command line, everything but addresses, upstream and `workers` as it is by default."""
     home.mkdir(parents=True)
     config = home / "cistern.yaml"
     endpoint = {"endpoints": [{"url": f"http://127.0.0.1:{origin.port}"}], "plain_http": True}
-    registry: dict[str, Any] = {"listen": "127.0.0.1:0"}
+    registry: dict[str, Any] = {"listen": "127.0.0.1:0", "workers": workers}
     if certificate is not None:
         registry["tls"] = {"certificate": str(certificate.chain), "key": str(certificate.key)}
     settings = {

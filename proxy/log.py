@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal, TextIO, cast
 import orjson
 from yarl import URL
 
-from proxy.sink import Sink
+from proxy.sink import Loose, Sink
 
 
 @contextmanager
@@ -154,6 +154,12 @@ def configure(form: Format = "json", level: str = "info", stream: TextIO = sys.s
         )
     # aiohttp and asyncio log each malformed request with a traceback at ERROR: one line at most, from warning on.
     logging.basicConfig(level=logging.CRITICAL, stream=stream, force=True)
+
+
+def configure_loosely(form: Format, descriptor: int = 2) -> None:
+    """The log of a process that must never wait, and has one thread: lines that find no reader are lost (`Loose`)."""
+    raw = cast("BinaryIO", Loose(descriptor))
+    configure(form, stream=io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from proxy.events import ConfigTaken
 from proxy.health import Phase
 from proxy.log import Format, last_words, logger, server_log
 from proxy.reload import Reload, Source
+from proxy.store.filesystem import Filesystem
 from proxy.workers.apart import Apart
 
 log = logger("serve")
@@ -53,7 +54,7 @@ async def serve(
     for caution in source.cautions(config):
         log.warning("caution", about=caution)
     allow_files(config.limits.max_connections)
-    async with open_rooms(config, World(environ=environ)) as rooms, open_edge(rooms, apart) as edge:
+    async with open_rooms(config, _world(environ, apart)) as rooms, open_edge(rooms, apart) as edge:
         reload = Reload(
             source,
             rooms.current,
@@ -76,6 +77,20 @@ async def serve(
         await drain(edge, rooms.config.registry.drain_s)
     log.info("stopped")
     return 0
+
+
+def _world(environ: Mapping[str, str], apart: Apart | None) -> World:
+    files = Filesystem()
+    if apart is not None:
+        files.pid = os.getppid()
+    return World(environ=environ, files=files)
+
+
+def orphaned() -> None:
+    """The parent of several processes is gone: they end at once, as one process would have, for the next server's sake."""
+    log.warning("ended at once: the parent is gone")
+    last_words()
+    os._exit(ENDED_AT_ONCE)
 
 
 def begin_drain(rooms: Rooms, edge: Edge) -> None:
@@ -108,7 +123,7 @@ class Signals:
         self.stop, self.reload = asyncio.Event(), asyncio.Event()
         loop, self._life = asyncio.get_running_loop(), life
         if life is not None:
-            loop.add_reader(life, self.stop.set)
+            loop.add_reader(life, orphaned)
         # Ctrl-C reaches every process of a terminal: the parent of several says what follows.
         for number in (signal.SIGTERM, signal.SIGINT) if life is None else (signal.SIGTERM,):
             loop.add_signal_handler(number, self._stop, number)

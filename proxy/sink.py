@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 MOST_BYTES: Final = 4 << 20  # some 12 000 lines of requests wait; as many again may be on their way out
@@ -101,3 +102,26 @@ class Sink(io.RawIOBase):
                 continue
             except OSError:
                 return
+
+
+class Loose(io.RawIOBase):
+    """A writable byte stream over `descriptor` for a process that has no thread to spare: what the descriptor does not
+    take at once is lost.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any) -> int:
+        """Write a line, or lose it. A pipe that can be written to takes 4 KiB without waiting."""
+        with suppress(OSError):
+            if select.select([], [self._descriptor], [], 0)[1]:
+                os.write(self._descriptor, data[: select.PIPE_BUF])
+        return len(data)

@@ -7,14 +7,15 @@ from proxy.oci import Span
 
 
 class Extents:
-    """Runs of bytes; few of them, since neighbours melt into one."""
+    """Runs of bytes; few of them, since neighbours melt into one. `is_mapped`: a map beside the file tells of them."""
 
-    __slots__ = ("_starts", "_stops")
+    __slots__ = ("_starts", "_stops", "is_mapped")
 
     def __init__(self, stop: int = 0) -> None:
         """The first `stop` bytes."""
         self._starts = [0] if stop else []
         self._stops = [stop] if stop else []
+        self.is_mapped = False
 
     def __iter__(self) -> Iterator[Span]:
         return map(Span, self._starts, self._stops)

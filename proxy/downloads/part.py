@@ -57,6 +57,7 @@ class Part:
         self._tasks = tasks
         self._file = opened.file
         self._map = opened.map
+        self.extents.is_mapped = opened.map is not None
         self._mapping: asyncio.Task[io.FileIO] | None = None
         self._hanging: TimeoutError | None = None  # of a write that the disk may still do
         self._trail = self._new_trail()
@@ -143,6 +144,7 @@ class Part:
                 found.close()
                 raise OSError(errno.EBADF, "the part is closed")
             self._map = found
+            self.extents.is_mapped = True
 
     async def matches(self) -> bool:
         """Whether all bytes up to the frontier hash to the digest. OSError: they cannot be read back."""
@@ -173,6 +175,7 @@ class Part:
             if self._map is not None:
                 self._map.close()
             self._map = self._mapping = None
+            self.extents.is_mapped = False
             await self._threads.soon(drop_map, self.path)
 
     def close(self) -> None:

@@ -39,6 +39,17 @@ def extents_of(found: Sequence[int], length: int) -> Extents:
     return extents
 
 
+def lasting_end(extents: Extents, offset: int) -> int:
+    """Where the bytes from `offset` on end that are still known after a kill: what leaves to a client goes no further,
+    so that the next process knows all that it was given.
+    """
+    end = extents.end_of(offset)
+    if not extents.is_mapped or end == offset:
+        return end
+    start = end // CELL * CELL
+    return max(offset, start + (end - start) * WHOLE // CELL * CELL // WHOLE)
+
+
 def read_map(part: Path, length: int) -> Extents | None:
     """What the map beside a part says, None if it has none. OSError: it is there and cannot be read."""
     with suppress(FileNotFoundError):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from proxy.downloads.bell import Bell
 from proxy.downloads.extents import Extents
 from proxy.downloads.passing import PATIENCE_S, Pass
+from proxy.downloads.progress import lasting_end
 from proxy.downloads.ring import Hasher, Piece
 from proxy.errors import CisternError, TransferFailed
 from proxy.oci import Digest
@@ -75,11 +76,10 @@ class Transfer:
 
     def releasable(self, offset: int) -> int:
         """Where the bytes that may leave now end, from `offset` on; `offset` itself if none may."""
-        end = self.extents.end_of(offset)
         if self.verified:
-            return end
+            return self.extents.end_of(offset)
         size = self.size if self.size is not None else max(self.frontier, self.passing.ring.stop if self.passing else 0)
-        return max(offset, min(end, size - HOLD))
+        return max(offset, min(lasting_end(self.extents, offset), size - HOLD))
 
     def offer(self, origin: Origin) -> None:
         """Add an alternate, asked when the present origin turns out to be wrong or to refuse."""

@@ -10,7 +10,7 @@ from typing import Final
 from proxy import serve
 from proxy.config import Address, Config
 from proxy.edge import CannotListen
-from proxy.log import Format, configure
+from proxy.log import Format, configure_loosely
 from proxy.processes import engine, serving
 from proxy.processes.children import Inherited
 from proxy.processes.parent import Parent
@@ -37,7 +37,7 @@ def run(source: Source, *, log_format: Format, failed: Callable[[Exception], int
     config = source.load()
     if processes_of(config) == 1:
         return serve.run(source, config, log_format=log_format)
-    configure(log_format)
+    configure_loosely(log_format)
     return _run_apart(source, config, log_format, failed)
 
 

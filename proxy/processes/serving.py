@@ -21,7 +21,7 @@ from proxy.exchange import Exchange, tell_request
 from proxy.log import Format, logger, server_log
 from proxy.oci import Digest
 from proxy.processes.children import Inherited
-from proxy.serve import allow_files
+from proxy.serve import allow_files, orphaned
 from proxy.server.certificate import Certificate, context_of
 from proxy.server.gate import Gate
 from proxy.server.listen import Listener, listen
@@ -65,7 +65,7 @@ async def serve(sockets: Sockets, inherited: Inherited) -> int:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGUSR2, retire.set)
-    loop.add_reader(inherited.life, stop.set)
+    loop.add_reader(inherited.life, orphaned)
     async with AsyncExitStack() as stack:
         threads = await stack.enter_async_context(Threads())
         tasks = await stack.enter_async_context(Tasks())

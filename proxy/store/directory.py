@@ -110,7 +110,7 @@ async def own_directory(root: Path, threads: Threads, files: Filesystem, boot_id
         rebooted = not boot_id or previous_boot != boot_id.encode()
         await threads.disk(_lay_out, root, files, stamp)
         await threads.disk(_settle_parts, root, files, boot_id, rebooted)
-        await threads.disk(_sign, root, lock)
+        await threads.disk(_sign, root, lock, files.pid or os.getpid())
         await threads.disk(_take_ballast, root, files)
     except BaseException:
         os.close(lock)
@@ -287,7 +287,7 @@ def _settle_parts(root: Path, files: Filesystem, boot_id: str, rebooted: bool) -
             replace_file(files, root / "boot", boot_id.encode())
 
 
-def _sign(root: Path, lock: int) -> None:
+def _sign(root: Path, lock: int, pid: int) -> None:
     with _refusing(root):
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(lock, f"{pid}\n".encode(), 0)

@@ -17,7 +17,11 @@ PRIVATE_FOLDER = 0o700
 
 
 class Filesystem:
-    """The real thing; a faulty twin overrides single calls. All raise OSError."""
+    """The real thing; a faulty twin overrides single calls. All raise OSError. `pid` is the process that the lock
+    names, whom an operator would signal; None is this one.
+    """
+
+    pid: int | None = None
 
     def open(self, path: Path, flags: int) -> int:
         # A link planted at the name is refused (ELOOP), and a planted FIFO does not block the thread.

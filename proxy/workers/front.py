@@ -7,6 +7,7 @@ was answered from what is kept, or that no engine answered, is told here.
 import io
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -35,11 +36,14 @@ TARGET_MAX: Final = 1024  # characters of a request target whose answer is kept
 QUESTION_MAX: Final = 96 << 10  # characters of one question
 
 
+@dataclass(slots=True)
 class Served(Exchange):
-    """One request as this process tells it. `facts` is what the engine said of the answer that is given again."""
+    """One request as this process tells it. `facts` is what the engine said of the answer that is given again;
+    `is_asked`: the engine answered, and tells it.
+    """
 
     facts: Facts | None = None
-    is_asked = False  # the engine answered, and tells it
+    is_asked: bool = False
 
     @property
     def rule(self) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.downloads.extents import Extents
-from proxy.downloads.progress import CELL, cells, drop_map, extents_of, map_path, open_map, read_map
+from proxy.downloads.progress import CELL, cells, drop_map, extents_of, lasting_end, map_path, open_map, read_map
 
 SIZE = 5 * CELL + 12_345
 RUNS = st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)), max_size=6)
@@ -72,3 +72,16 @@ def test_a_planted_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         read_map(part, SIZE)
     assert victim.read_bytes() == b"precious"
+
+
+@given(RUNS, st.integers(0, SIZE))
+def test_what_may_leave_is_known_after_a_kill(runs: list[tuple[int, int]], stop: int) -> None:
+    """From the beginning to where bytes may leave, the map has them all; and that is little less than what is there.
+    Without a map, where the file's length tells it, everything may.
+    """
+    extents = filled([(0, stop), *runs])
+    assert lasting_end(extents, 0) == extents.frontier
+    extents.is_mapped = True
+    end = lasting_end(extents, 0)
+    assert extents_of(cells(extents, 0, SIZE)[1], SIZE).frontier >= end
+    assert extents.frontier - end < 4200

@@ -115,3 +115,16 @@ def test_a_non_blocking_descriptor_gets_everything(pipe: Pipe) -> None:
     for line in lines:
         pipe.sink.write(line)
     assert pipe.end() == b"".join(lines)
+
+
+def test_a_loose_line_waits_for_nobody() -> None:
+    """What the pipe takes is written; once it is full, or its reader is gone, lines are lost and nothing is raised."""
+    reader, writer = os.pipe()
+    loose = sinks.Loose(writer)
+    assert loose.write(b"first\n") == 6
+    for _ in range(1000):
+        assert loose.write(b"x" * 2000) == 2000
+    assert os.read(reader, 6) == b"first\n"
+    os.close(reader)
+    assert loose.write(b"gone\n") == 5
+    os.close(writer)
