@@ -87,7 +87,7 @@ def _world(environ: Mapping[str, str], apart: Apart | None) -> World:
 
 
 def orphaned() -> None:
-    """The parent of several processes is gone: they end at once, as one process would have, for the next server's sake."""
+    """The parent of several processes is gone: they end at once, as one would have, for the next server's sake."""
     log.warning("ended at once: the parent is gone")
     last_words()
     os._exit(ENDED_AT_ONCE)

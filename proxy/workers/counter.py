@@ -175,6 +175,9 @@ class Counter:
                     future.set_result(None)
         finally:
             del self._standing[channel]
+            for key, future in self._flushed.items():  # it will tell nothing any more
+                if key[0] is channel and not future.done():
+                    future.set_result(None)
 
     async def _answer(self, question: Question) -> None:
         handler = self.doors.get(question.ask.door)
