@@ -95,7 +95,7 @@ class Slots:
         """Want no slot any more; one that was given in this very turn goes to the next."""
         if waiter.done() and not waiter.cancelled():
             self._give_back(rank)
-        else:
+        elif waiter in self._waiting[rank]:  # else it was passed over already
             self._waiting[rank].remove(waiter)
 
     async def _wait(self, rank: Rank, within_s: float | None) -> None:

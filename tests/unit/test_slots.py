@@ -138,3 +138,19 @@ async def test_background_that_has_become_urgent_is_a_client() -> None:
         await promoted
         assert (slots.used, slots.waiting(BACKGROUND)) == (6, 0)
         release.set()
+
+
+async def test_a_waiter_who_has_just_left_is_passed_over() -> None:
+    """Cancelled, and the slot freed before it could run: it ends as cancelled, and the next one has the slot."""
+    release, order = asyncio.Event(), list[Priority]()
+    release.set()
+    async with Tasks() as tasks:
+        slots = Slots(1)
+        async with slots.hold(CLIENT, is_body=False):
+            leaver = tasks.start(waiter(slots, CLIENT, release, order), name="leaver")
+            stays = tasks.start(waiter(slots, CLIENT, release, order), name="stays")
+            await turn()
+            leaver.cancel()
+        await asyncio.wait([leaver, stays])
+        assert leaver.cancelled()
+        assert (order, slots.used, slots.waiting(CLIENT)) == ([CLIENT], 0, 0)
