@@ -154,21 +154,23 @@ def cistern(
     certificate: Certificate | None = None,
     cache: Path | None = None,
     workers: int = 1,
+    settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Subject]:
-    """Cistern by its command line, everything but addresses, upstream and `workers` as it is by default."""
+    """Cistern by its command line, everything but addresses, upstream, `workers` and `settings` as by default."""
     home.mkdir(parents=True)
     config = home / "cistern.yaml"
     endpoint = {"endpoints": [{"url": f"http://127.0.0.1:{origin.port}"}], "plain_http": True}
     registry: dict[str, Any] = {"listen": "127.0.0.1:0", "workers": workers}
     if certificate is not None:
         registry["tls"] = {"certificate": str(certificate.chain), "key": str(certificate.key)}
-    settings = {
+    written = {
         "registry": registry,
         "admin": {"listen": "127.0.0.1:0"},
         "cache": {"directory": str(cache or home / "cache")},
         "upstreams": {UPSTREAM_NAME: endpoint},
+        **(settings or {}),
     }
-    config.write_text(json.dumps(settings))  # YAML, as all JSON is
+    config.write_text(json.dumps(written))  # YAML, as all JSON is
     words = [*shlex.split(command), "serve", "--config", str(config)]
     with started(words, home, "cistern") as (process, log):
         told = dict(word.split("=", 1) for word in ready_line(process, log).split() if "=" in word)

@@ -211,9 +211,12 @@ class Pull:
         await self._downloads.fill(digest, Origin(route.source, size))
 
     async def size_to_send(self, route: Route, digest: Digest) -> int | None:
-        """As `known_size`, of a blob that may be served. Raises Denied (blocked)."""
+        """As `known_size`, of a blob that may be served, and by what a manifest says of it first, which memory knows.
+        Raises Denied (blocked).
+        """
         self._refuse_blocked(digest)
-        return await self.known_size(route, digest)
+        told = await self._index.size_of(route.place, digest)
+        return await self.known_size(route, digest) if told is None else told
 
     async def known_size(self, route: Route, digest: Digest) -> int | None:
         """A blob's size as far as it is known here: nobody is asked for it."""
