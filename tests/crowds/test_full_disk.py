@@ -51,7 +51,7 @@ def reasons(proxy: Proxy) -> set[str]:
 
 
 async def test_a_disk_that_others_fill_in_mid_transfer(disk: Volume, registry: Registry, clock: Clock) -> None:
-    """ENOSPC in the middle: the same connection gets every byte; when there is room again, the blob is kept."""
+    """ENOSPC in the middle: the same connection gets every byte; when there is room again, the blob is kept (F03)."""
     wanted = registry.add_blob(REPOSITORY, blob(6 * MIB))
     async with proxied(disk, registry, clock) as proxy:
         gate = registry.hold(wanted.digest, after_bytes=2 * MIB, times=1)
@@ -95,7 +95,7 @@ async def test_what_is_kept_free_is_left_to_others(disk: Volume, registry: Regis
 
 
 async def test_a_disk_without_inodes(short_tmp: Path, registry: Registry, clock: Clock) -> None:
-    """No file can be made: bodies and manifests are served and told as not kept."""
+    """No file can be made: bodies and manifests are served and told as not kept (F39)."""
     image = registry.add(REPOSITORY, "1", manifest(blob(300_000)))
     with volume(short_tmp / "disk", "32m", files=600) as disk:
         async with proxied(disk, registry, clock) as proxy:
@@ -115,7 +115,7 @@ async def test_a_disk_without_inodes(short_tmp: Path, registry: Registry, clock:
 
 
 async def test_a_disk_that_turns_read_only(disk: Volume, registry: Registry, clock: Clock) -> None:
-    """EROFS: what is here is served from here, what is not streams; writing comes back without a restart."""
+    """EROFS: what is here is served from here, what is not streams; writing comes back without a restart (F04)."""
     held, cold = registry.add_blob(REPOSITORY, blob(500_000, seed=1)), registry.add_blob(REPOSITORY, blob(MIB, seed=2))
     async with proxied(disk, registry, clock) as proxy:
         assert (await proxy.pull(held)).body == held.data

@@ -183,7 +183,7 @@ def lose_index(cache: Path) -> None:
 
 
 async def test_a_reader_keeps_what_it_reads(registry: Registry, cache_dir: Path) -> None:
-    """An open blob is readable to its end after its eviction."""
+    """An open blob is readable to its end after its eviction (F23)."""
     image = registry.add(REPOSITORY, "1", manifest(BASE))
     async with kept(cache_dir, registry) as rooms:
         await rooms.pull(image)
