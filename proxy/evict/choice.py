@@ -57,12 +57,10 @@ class Glances:
         self._left = GLANCES
 
     def may_go(self, key: Key) -> bool:
-        if self.is_spent or key in self._busy:
+        node = self._graph.nodes[key]
+        if self.is_spent or key in self._busy or self._graph.goes_in_vain(node):
             return False
         self._left -= 1
-        node = self._graph.nodes[key]
-        if self._graph.goes_in_vain(node):
-            return False
         # A shared layer that another image's clients read is no reason to keep this one: the layer stays anyway.
         if any(map(self._is_busy, self._graph.own(node))):
             self._busy.add(key)

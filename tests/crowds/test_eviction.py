@@ -158,5 +158,5 @@ async def play(steps: list[Step]) -> None:
 @example(steps=BUSY)
 @given(steps=STEPS)
 def test_readers_evictions_and_hydrations_at_once(steps: list[Step]) -> None:
-    """Every client gets exactly what it asked for, what is stored is true, and the cap holds at every sample (F23, F24)."""
+    """Every client gets just what it asked for, what is stored is true, the cap holds at every sample (F23, F24)."""
     asyncio.run(play(steps))

@@ -46,7 +46,7 @@ async def hang(server: Serving, gate: threading.Event, tasks: Tasks) -> None:
 async def test_the_admin_address_answers_while_the_disk_hangs(
     server: Serving, image: Image, gate: threading.Event
 ) -> None:
-    """Probes, health, metrics and what is known in memory are answered; what is held comes once the disk is back (F34)."""
+    """Probes, health, metrics and what is known in memory are answered; what is held comes with the disk (F34)."""
     path = f"/v2/{HUB}/{APP}"
     assert await server.pull(f"{path}/manifests/1") == 200
     for part in image.blobs:

@@ -124,6 +124,18 @@ def test_one_step_is_short_however_much_there_is() -> None:
     assert sum(steps) <= 2 * GLANCES + 2 * len(nodes), "each is judged once"
 
 
+def test_what_may_be_needed_by_an_image_that_nobody_knows_goes_after_it() -> None:
+    """Images beside it would free nothing; those of other places can go, and in its turn it goes, and then they."""
+    beside = [image(f"i{n}", f"l{n}") for n in range(GLANCES + 10)]
+    reach = frozenset(found for node in beside for found in node.reach) | {digest("unknown")}
+    key = (PLACE, digest("unknown"))
+    unknown = Node(key, ("unknown",), reach, frozenset({digest("unknown")}), "one", next(CAME), is_guess=True)
+    other = image("other", "o", place=OTHER)
+    assert names(chosen(sized(*beside, unknown, other), 15, busy=["unknown"])) == ["other"]
+    assert names(chosen(sized(*beside, unknown, other), 15)) == ["unknown", "i0"]
+    assert names(chosen(sized(*beside, unknown), 15, busy=["unknown"])) == []
+
+
 def test_what_could_go_at_most() -> None:
     """All but what is busy, and what images need that are."""
     one, two = image("one", "base", "x"), image("two", "base", "y")

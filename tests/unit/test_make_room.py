@@ -78,7 +78,7 @@ def here(rooms: Kept, image: Image) -> bool:
 
 
 async def test_the_oldest_image_goes_whole(registry: Registry, cache_dir: Path, clock: Clock) -> None:
-    """With its tag and links; the layer it shares stays for the others, which are whole, and the book agrees (F24, F25)."""
+    """With its tag and links; the layer it shares stays for the others, which are whole; the book agrees (F24, F25)."""
     one, two, three = images(registry, 3)
     async with cache(cache_dir, registry, clock) as rooms:
         rooms.proxy.hear(Evicted)
