@@ -191,7 +191,7 @@ class Capacity:
 
     async def drop_kept_parts(self) -> None:
         """Delete parts that nobody fills, those first that were left first, while room is short or they take more
-        than their share. OSError: the disk refuses.
+        than their share.
         """
         kept = self._disk.ledger.kept_parts
         for name in list(kept):
@@ -205,18 +205,21 @@ class Capacity:
             try:
                 await self._disk.threads.disk(forget, self._disk.files, self._disk.parts / name)
                 kept.pop(name, None)
+            except OSError as error:
+                log.warning("a part cannot be deleted", file=name, error=str(error))
             finally:
                 self._dropping.discard(part)
                 await self.made()
 
     async def drop_bad_content(self) -> None:
-        """Delete what was set aside, the oldest first, while room is short: a whole image is worth more. OSError: the
-        disk refuses.
-        """
-        while self.excess() and (gone := await self._disk.threads.disk(self._disk.quarantine.drop_oldest)) is not None:
-            self._disk.ledger.beside -= gone.freed
-            log.warning("bad content that was set aside was deleted to make room", file=gone.name, bytes=gone.freed)
-            await self.made()
+        """Delete what was set aside, the oldest first, while room is short: a whole image is worth more."""
+        try:
+            while self.excess() and (gone := await self._disk.threads.disk(self._disk.quarantine.drop_oldest)):
+                self._disk.ledger.beside -= gone.freed
+                log.warning("bad content that was set aside was deleted for room", file=gone.name, bytes=gone.freed)
+                await self.made()
+        except OSError as error:
+            log.warning("bad content that was set aside cannot be deleted", error=str(error))
 
     def refused(self, error: OSError) -> str:
         return self.trouble.note(error)

@@ -32,6 +32,7 @@ log = logger("evict")
 BUSY_S: Final = 30.0  # a pull asks for the next blob of its image within that
 BUSY_MAX: Final = 100_000
 USES_AT_ONCE: Final = 5_000  # digests per question to the index
+REFUSALS_MAX: Final = 16  # of one round: a file that cannot be deleted must not keep all others, but a disk may refuse
 REST_S: Final = 5.0  # after a round that failed or could free nothing: whoever finds no room calls again at once
 
 
@@ -111,8 +112,15 @@ class MakeRoom:
             homes = await self._homes(frozenset(prospect.unused), rule_of)
             pieces = choose(graph, prospect, policy, self._capacity.excess, self.is_busy, self._rules().limits)
             try:
+                refusals = 0
                 for piece in pieces:
-                    report += await self._removed(piece, rule_of, homes)
+                    try:
+                        report += await self._removed(piece, rule_of, homes)
+                    except OSError as error:
+                        log.warning("what was to go cannot be deleted", error=str(error))
+                        refusals += 1
+                        if refusals == REFUSALS_MAX:
+                            raise
             finally:
                 await self._save(policy)
         if report != EvictReport():

@@ -158,6 +158,29 @@ async def test_an_outage_postpones(cache_dir: Path, registry: Registry, clock: C
         assert ended.result == "done"
 
 
+async def test_an_index_that_cannot_be_read_postpones(
+    cache_dir: Path, registry: Registry, clock: Clock, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to know what an image holds is not to have all of it: the job is tried again, and then really done."""
+    async with proxied(cache_dir, registry, clock) as proxy:
+        index = proxy.rooms.disk.index
+
+        async def unreadable(*_: object) -> None:
+            return None
+
+        monkeypatch.setattr(index, "children_of", unreadable)
+        await proxy.ask(f"{APP}/manifests/1")
+        await proxy.pull(image.blobs[0])
+        (job,) = await proxy.rooms.hydrate.postponed()
+        assert (job.attempts, job.state) == (1, "queued")
+        monkeypatch.undo()
+        clock.advance(3600)
+        proxy.rooms.hydrate.wake()
+        (ended,) = await hydrated(proxy)
+        assert ended.result == "done"
+        assert all(proxy.stored(part.digest) for part in image.blobs)
+
+
 @pytest.mark.parametrize("jump_s", [-3600.0 * 3, -1_800_000_000.0], ids=["hours back", "to 1970"])
 async def test_a_clock_that_goes_back_postpones_nothing_for_ever(
     cache_dir: Path, registry: Registry, clock: Clock, image: Image, jump_s: float

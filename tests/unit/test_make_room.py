@@ -304,6 +304,36 @@ async def test_a_manifest_that_stays_unreadable_blocks_nothing(
         assert not here(rooms, other)
 
 
+async def test_what_cannot_be_deleted_keeps_nothing_else(
+    registry: Registry, cache_dir: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part, a bad file and a blob that the disk will not let go of: what is behind them goes all the same."""
+    [one] = images(registry, 1)
+    loose, bad = (registry.add_blob(REPOSITORY, blob(9000, seed=n)) for n in (90, 91))
+    async with cache(cache_dir, registry, clock) as rooms:
+        await pulled(rooms, clock, (one, "1"))
+        for wanted in (loose, bad):
+            await rooms.proxy.pull(wanted)
+            await rooms.proxy.quiet()
+        await rooms.proxy.rooms.disk.blobs.condemn(bad.digest, "the test says so")
+        (rooms.proxy.rooms.disk.parts / f"sha256-{'0' * 64}.part").write_bytes(bytes(300_000))
+        await rooms.proxy.rooms.capacity.count()
+        clock.advance(900)
+        stuck = (loose.digest.encoded, bad.digest.encoded, "0" * 64)
+        files = rooms.proxy.rooms.disk.files
+        unlink = files.unlink
+
+        def refused(path: Path) -> None:
+            if any(name in path.name for name in stuck):
+                raise OSError(errno.EPERM, "operation not permitted")
+            unlink(path)
+
+        monkeypatch.setattr(files, "unlink", refused)
+        await room_for(rooms, 1000)
+        assert rooms.has(loose.digest)
+        assert not here(rooms, one)
+
+
 async def test_bad_content_that_was_set_aside_goes_before_images(
     registry: Registry, cache_dir: Path, clock: Clock
 ) -> None:
