@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from proxy.capacity import Capacity, Limits
 from proxy.config import Config, ScrubConfig
@@ -35,6 +35,7 @@ from proxy.server.data import Data
 from proxy.server.probes import Probes
 from proxy.server.registry import Registry
 from proxy.signing import Keys
+from proxy.store.ballast import BALLAST
 from proxy.store.filesystem import Filesystem
 from proxy.store.opened import Disk, open_disk
 from proxy.tags import Tags
@@ -45,6 +46,7 @@ from proxy.uses import Uses
 from proxy.verify import Mend, Pace, Scrub, Verify
 
 log = logger("app")
+BALLAST_SHARE: Final = 64  # of a cap, the room put by for a start may take one part in so many
 Kind = TypeVar("Kind", bound=Registry)
 
 
@@ -228,6 +230,7 @@ def _open_disk(config: Config, events: Events, world: World) -> AbstractAsyncCon
     return open_disk(
         config.cache.directory,
         files=world.files,
+        ballast=(config.cache.max_size.bytes or math.inf) >= BALLAST_SHARE * BALLAST,
         pause=world.sleep,
         clock=world.clock,
         on_bad=on_bad,

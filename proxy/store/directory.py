@@ -24,13 +24,12 @@ import aiofiles
 from proxy.errors import StoreBusy, StoreRefused
 from proxy.log import logger
 from proxy.oci import HEX_LENGTH
+from proxy.store.ballast import drop, make_room, take
 from proxy.store.filesystem import (
     PRIVATE_FOLDER,
     Filesystem,
-    discarded_on_failure,
     entries,
     forget,
-    opened,
     replace_file,
     sync_folder,
 )
@@ -58,20 +57,21 @@ FILES: Final = (
 # What a directory may hold that has no stamp yet: a crash of the very first start, and a fresh file system.
 BEFORE_STAMP: Final = frozenset({"lock", "version.new", "lost+found"})
 KEPT_PARTS: Final = frozenset({".part", ".map"})
-BALLAST: Final = 512 << 10  # bytes: more than lock, stamps and the databases' side files need at a start
 
 
 @dataclass(slots=True)
 class Directory:
     """A directory that is ours until `release`.
 
-    `stopped_cleanly` is False when its last owner was killed; `rebooted` is True when it ran before another boot.
+    `stopped_cleanly` is False when its last owner was killed; `rebooted` is True when it ran before another boot;
+    `has_ballast`: room for a start may be put by.
     """
 
     root: Path
     lock: int
     stopped_cleanly: bool
     rebooted: bool
+    has_ballast: bool = True
 
     @property
     def blobs(self) -> Path:
@@ -97,12 +97,16 @@ class Directory:
         os.close(self.lock)
 
 
-async def own_directory(root: Path, threads: Threads, files: Filesystem, boot_id: str) -> Directory:
-    """Make `root` ours. StoreBusy: another server has it. StoreRefused: it cannot be used, and why."""
+async def own_directory(
+    root: Path, threads: Threads, files: Filesystem, boot_id: str, *, ballast: bool = True
+) -> Directory:
+    """Make `root` ours; with `ballast` put by room for the next start. StoreBusy: another server has it. StoreRefused:
+    it cannot be used, and why.
+    """
     root = await threads.disk(_find, root)
     lock = await threads.disk(_lock, root, files, unclaimed=os.close)
     try:
-        await threads.disk(_make_room_to_start, root, files)
+        await threads.disk(make_room, root, files)
         stamp = await _read_small(root / "version", threads)
         previous_boot = await _read_small(root / "boot", threads)
         previous_owner = await _read_small(root / "lock", threads)
@@ -111,11 +115,11 @@ async def own_directory(root: Path, threads: Threads, files: Filesystem, boot_id
         await threads.disk(_lay_out, root, files, stamp)
         await threads.disk(_settle_parts, root, files, boot_id, rebooted)
         await threads.disk(_sign, root, lock, files.pid or os.getpid())
-        await threads.disk(_take_ballast, root, files)
+        await threads.disk(take if ballast else drop, root, files)
     except BaseException:
         os.close(lock)
         raise
-    return Directory(root, lock, stopped_cleanly=not previous_owner, rebooted=rebooted)
+    return Directory(root, lock, not previous_owner, rebooted, ballast)
 
 
 def read_boot_id() -> str:
@@ -213,39 +217,6 @@ def _judge_stamp(root: Path, stamp: bytes | None) -> None:
             f"cache directory {root} was written by a newer Cistern"
             f" (store version {int(match[1])}, this one knows {VERSION}); nothing was touched"
         )
-
-
-def _room(root: Path) -> int:
-    """Bytes that are free for us."""
-    system = os.statvfs(root)
-    return system.f_bavail * system.f_frsize
-
-
-def _make_room_to_start(root: Path, files: Filesystem) -> None:
-    """On a full disk: what has no value goes, for a server that does not start serves nobody. Then pulls stream, and
-    eviction makes room.
-    """
-    worthless = [
-        root / "ballast",
-        *(Path(entry.path) for name in ("parts", "quarantine") for entry in entries(root / name)),
-    ]
-    for path in worthless:
-        if _room(root) >= BALLAST:
-            return
-        with suppress(OSError):
-            forget(files, path)
-            log.warning("the disk is full: a file was given up to start", file=path.name)
-
-
-def _take_ballast(root: Path, files: Filesystem) -> None:
-    """Take the room for the next start, where there is plenty. One that cannot be had is no reason not to start."""
-    path = root / "ballast"
-    with suppress(OSError):
-        if os.path.lexists(path) or _room(root) < 4 * BALLAST:
-            return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with opened(files, path, flags) as descriptor, discarded_on_failure(files, path):
-            os.posix_fallocate(descriptor, 0, BALLAST)
 
 
 def _lay_out(root: Path, files: Filesystem, stamp: bytes | None) -> None:

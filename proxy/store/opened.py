@@ -62,13 +62,15 @@ async def open_disk(
     *,
     files: Filesystem | None = None,
     boot_id: str | None = None,
+    ballast: bool = True,
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     clock: Callable[[], float] = time.time,
     on_bad: Bad = tell_bad,
     on_replaced: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Disk]:
-    """Own, lay out and open `directory`; on the way out back up and close. `pause` waits between backups; `on_bad`
-    hears of every blob that is found bad, `on_replaced` when another directory had to be owned at the same path.
+    """Own, lay out and open `directory`; on the way out back up and close. `ballast` as in `own_directory`; `pause`
+    waits between backups; `on_bad` hears of every blob that is found bad, `on_replaced` when another directory had to
+    be owned at the same path.
 
     StoreBusy: another server has it. StoreRefused: it cannot be used, and why. OSError: the disk failed.
     """
@@ -76,7 +78,7 @@ async def open_disk(
     async with AsyncExitStack() as stack:
         threads = await stack.enter_async_context(Threads())
         boot_id = await threads.disk(read_boot_id) if boot_id is None else boot_id
-        owned = await own_directory(directory, threads, files, boot_id)
+        owned = await own_directory(directory, threads, files, boot_id, ballast=ballast)
         stack.callback(owned.release)
         stack.push_async_callback(threads.close)  # work that lost its caller ends before the directory is given up
         records = await threads.disk(SqliteRecords.open, owned.root, files)

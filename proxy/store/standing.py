@@ -72,7 +72,8 @@ class Standing:
             self._tell(None)
 
     async def _own_again(self) -> None:
-        again = await own_directory(self._owned.root, self._threads, self._files, self._boot_id)
+        owned = self._owned
+        again = await own_directory(owned.root, self._threads, self._files, self._boot_id, ballast=owned.has_ballast)
         self._owned.take_over(again)
         self._blobs.forget_shards()
         self._on_replaced()

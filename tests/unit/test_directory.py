@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from proxy.errors import StoreBusy, StoreRefused
 from proxy.oci import Digest
 from proxy.rules import Place
+from proxy.store.ballast import BALLAST
 from proxy.store.base import Link
-from proxy.store.directory import BALLAST
 from proxy.store.opened import open_disk
 from tests.support.faulty import FaultyFilesystem
 from tests.support.volume import volume
