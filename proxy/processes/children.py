@@ -81,7 +81,7 @@ def fork(
     """Start a process that runs `main` and ends with its code. `life` is the pipe whose writing end the parent alone
     keeps; `close` are descriptors that are not the process's. `failed` tells an error, and gives the exit code.
 
-    Called with one thread and no event loop: what is forked then is whole.
+    Called with one thread and no event loop: what is forked then is whole. OSError: there is no room for it.
     """
     readable, writable = os.pipe()
     sys.stdout.flush()
@@ -91,6 +91,10 @@ def fork(
         pid = os.fork()
         if pid == 0:
             _live(main, Inherited(writable, life[0]), (readable, life[1], *close), failed)
+    except OSError:
+        os.close(readable)
+        os.close(writable)
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(writable)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.log import logger
-from proxy.processes.children import SIGNALS, Child, Inherited, Pauses, fork
+from proxy.processes.children import LONGEST_PAUSE_S, SIGNALS, Child, Inherited, Pauses, fork
 
 log = logger("parent")
 
@@ -164,8 +164,13 @@ class Parent:
     def _fill_what_is_due(self) -> None:
         now = time.monotonic()
         for post in self._posts:
-            if post.next_at is not None and now >= post.next_at:
+            if post.next_at is None or now < post.next_at:
+                continue
+            try:
                 self._fill(post)
+            except OSError as error:  # no memory, or too many processes: that may pass
+                log.warning("a process cannot be started", process=post.name, error=str(error))
+                post.next_at = now + LONGEST_PAUSE_S
 
     def _reap(self) -> None:
         """Take note of every process that has ended: ours, and as process 1 of a container any other."""
@@ -244,7 +249,11 @@ class Parent:
             if post.child is None or post.child.said is None:  # died meanwhile: what comes there is new anyway
                 self._rolling.pop(0)
             elif post.successor is None:
-                post.successor = self._fork(post)
+                try:
+                    post.successor = self._fork(post)
+                except OSError as error:
+                    log.warning("no successor can be started; the old ones stay", process=post.name, error=str(error))
+                    self._rolling.clear()
                 return
             elif post.successor.said is None:
                 return
