@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from proxy.collector import settle
 from proxy.log import logger
 from proxy.processes.children import LONGEST_PAUSE_S, SIGNALS, Child, Inherited, Pauses, fork
 
@@ -75,6 +76,7 @@ class Parent:
     def run(self) -> int:
         """Serve until a signal, or until the engine cannot even start; the exit code."""
         self._catch()
+        settle()  # what is here now is the same in every process: no collection writes to pages that they share
         for post in self._posts:
             self._fill(post)
         while not self._is_stopping or any(post.all for post in self._posts):

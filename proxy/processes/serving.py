@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from proxy.collector import settle
 from proxy.config import Address
 from proxy.errors import CisternError
 from proxy.exchange import Exchange, tell_request
+from proxy.heap import allocator, keep_small
 from proxy.log import Format, logger, server_log
 from proxy.oci import Digest
 from proxy.processes.children import Inherited
@@ -79,6 +81,8 @@ async def serve(sockets: Sockets, inherited: Inherited) -> int:
             return 0
         for listener in await serving.open():
             stack.push_async_callback(listener.close)
+        tasks.start(keep_small(allocator(), threads, asyncio.sleep), name="heap: keep small")
+        settle()
         inherited.say("ready")
         retiring = tasks.start(retire.wait(), name="retire")
         await asyncio.wait([stopping, retiring], return_when=asyncio.FIRST_COMPLETED)

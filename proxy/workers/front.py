@@ -66,7 +66,8 @@ class Front(Door):
         heard: Callable[[Heard], None],
         mark: str,
     ) -> None:
-        super().__init__(observe=lambda exchange: self._tell(exchange, observe), mark=mark)
+        super().__init__(observe=self._tell, mark=mark)
+        self._told = observe
         self._door = door
         self._engine = engine
         self._kept = kept
@@ -74,10 +75,10 @@ class Front(Door):
         self._heard = heard
         self.streams = Streams()
 
-    @staticmethod
-    def _tell(exchange: Exchange, observe: Callable[[Exchange], None]) -> None:
+    def _tell(self, exchange: Exchange) -> None:
+        """What the engine answered it tells itself."""
         if not (isinstance(exchange, Served) and exchange.is_asked):
-            observe(exchange)
+            self._told(exchange)
 
     def _begin(self, name: str, request: web.BaseRequest) -> Served:
         return Served(id=name, client=request.remote or "", method=request.method)
