@@ -26,7 +26,9 @@ class Admission(Protocol):
         """A transfer was broken off and left a part of `size` bytes behind, for the next one to go on from."""
 
     async def took_part(self, name: str) -> None:
-        """A transfer begins to fill a part, new or kept; from now on nobody else touches its file."""
+        """A transfer begins to fill a part, new or kept; from now on nobody else touches its file. OSError: the disk is
+        deleting it, and does not get done.
+        """
 
     def left_part(self, name: str) -> None:
         """The part is adopted, or gone."""

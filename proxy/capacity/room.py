@@ -7,6 +7,7 @@ look at the file system (at most LOOK_EVERY_S old) can tell.
 """
 
 import asyncio
+import errno
 import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ LOOK_EVERY_S: Final = 1.0  # others fill the disk too: its room is looked at thi
 IDLE_LOOK_EVERY_S: Final = 10.0  # and this often when none do
 COUNT_EVERY: Final = 60  # looks of those: the book is brought to the truth every ten minutes
 BEGIN_WITHIN_S: Final = 0.25  # a start waits so long for the first count
+DROPPED_WITHIN_S: Final = 20.0  # as long as a write may take
 WAIT_S: Final = 2.0  # how long a body may go on in memory while room is made for it
 SIZE_EVERY_S: Final = 3600.0  # what the cache takes is noted this often: growth is reckoned from it
 KEPT_PARTS_SHARE: Final = 20  # parts that nobody fills may take one part in so many of the cap
@@ -180,9 +182,13 @@ class Capacity:
     async def took_part(self, name: str) -> None:
         part = Path(name).stem
         self._filled.add(part)
-        while part in self._dropping:  # a file that is just being deleted is no start
-            async with self._made:
-                await self._made.wait()
+        try:
+            async with asyncio.timeout(DROPPED_WITHIN_S):
+                while part in self._dropping:  # a file that is just being deleted is no start
+                    async with self._made:
+                        await self._made.wait()
+        except TimeoutError as cause:
+            raise TimeoutError(errno.ETIMEDOUT, "the disk deletes a part, and gives no answer") from cause
         for suffix in KEPT_PARTS:
             self._disk.ledger.kept_parts.pop(part + suffix, None)
 

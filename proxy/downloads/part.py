@@ -13,9 +13,8 @@ import errno
 import io
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,7 @@ from proxy.downloads.progress import cells, drop_map, open_map, read_map
 from proxy.downloads.trail import Trail
 from proxy.downloads.window import Window
 from proxy.oci import Digest
-from proxy.store.filesystem import Filesystem
+from proxy.store.filesystem import Filesystem, forget, opened
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from proxy.upstream.base import Buffer
@@ -109,31 +108,37 @@ class Part:
             await self._begin_map()
         then = self.extents.copy()
         then.add(offset, stop)
-        await self._put(chunks, offset, note := self._note(then, offset, stop))
-        if note is None and self._mapping is not None:  # a map was begun meanwhile, and does not know of this run
+        is_noted = self._map is not None
+        await self._put(chunks, offset, then, stop)
+        if not is_noted and self._mapping is not None:  # a map was begun meanwhile, and does not know of this run
             await self._begin_map()
-            await self._put((), offset, self._note(then, offset, stop))
+            await self._put((), offset, then, stop)
         self.extents.add(offset, stop)
         if self.allotment is not None:
             self.allotment.wrote(self.extents.total)
         self._trail.follow(offset, chunks, self.frontier)
 
-    async def _put(self, chunks: Sequence[Buffer], offset: int, note: "Note | None") -> None:
-        work = partial(_write, self.files, self._descriptor(), chunks, offset, note)
+    async def _put(self, chunks: Sequence[Buffer], offset: int, then: Extents, stop: int) -> None:
+        """Write, and note in the map, if there is one, what is there `then`."""
+        self._threads.must_answer()
+        with ExitStack() as unused:
+            descriptor = self._descriptor()
+            unused.callback(os.close, descriptor)
+            note = None if self._map is None else Note(os.dup(self._map.fileno()), *cells(then, offset, stop))
+            unused.pop_all()
         try:
-            await self._threads.soon(work, patience=SYNC_PATIENCE)
+            await self._threads.soon(_write, self.files, descriptor, chunks, offset, note, patience=SYNC_PATIENCE)
         except TimeoutError as error:
             self._hanging = error
             raise
-
-    def _note(self, then: Extents, start: int, stop: int) -> "Note | None":
-        return None if self._map is None else Note(os.dup(self._map.fileno()), *cells(then, start, stop))
 
     async def _begin_map(self) -> None:
         """See that there is a map before anything is written beyond the frontier. One for all who come at once."""
         if self._map is None:
             if self._mapping is None:
-                beginning = self._threads.disk(_map_file, self.path, self.extents.copy(), unclaimed=io.FileIO.close)
+                beginning = self._threads.soon(
+                    _map_file, self.path, self.extents.copy(), patience=SYNC_PATIENCE, unclaimed=io.FileIO.close
+                )
                 self._mapping = self._tasks.start(beginning, name="begin map", report=False)
             try:
                 found = await asyncio.shield(self._mapping)
@@ -155,7 +160,8 @@ class Part:
         """Keep only the first `length` bytes, at most the frontier, to be hashed anew. No write runs meanwhile."""
         await self._trail.stop()
         # The file first: cut short in between, the map tells of bytes that the file's length denies.
-        await self._threads.disk(_truncate, self._descriptor(), length)
+        self._threads.must_answer()
+        await self._threads.soon(_truncate, self._descriptor(), length, patience=SYNC_PATIENCE)
         await self.forget_map()
         self.extents.keep(length)
         self.left.cut(length)
@@ -275,3 +281,19 @@ def discard(path: Path) -> None:
     """Delete a part file and its map; nothing if they are gone."""
     path.unlink(missing_ok=True)
     drop_map(path)
+
+
+def write_part(path: Path, chunks: Sequence[bytes]) -> None:
+    """Make a part of these bytes, in the place of any other. OSError: nothing of it is left."""
+    discard(path)
+    files = Filesystem()
+    try:
+        with opened(files, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+            for chunk in chunks:
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[files.write(descriptor, rest) :]
+    except OSError:
+        with suppress(OSError):
+            forget(files, path)
+        raise

@@ -137,6 +137,7 @@ class Downloads:
         held = await self._held(transfer) if transfer.digest in self._stored_lately else None
         if held is not None:
             transfer.show(held.file, Extents(held.size))
+            transfer.on_release = held.close  # until then it is read, and nothing to evict
             transfer.verify()
             return
         started, hint = self._ground.monotonic(), transfer.origins[0].size_hint

@@ -94,7 +94,7 @@ class Trail:
             self._free(chunks)
             return
         end = self._reach = min(self.hashed + TURN, self._goal)
-        await self._threads.hash(self._read_back, self._share(), self.hashed, end)
+        await self._threads.rehash(self._read_back, self._share(), self.hashed, end)
         self.hashed = end
 
     def _take_in(self, chunks: Sequence[Buffer]) -> None:

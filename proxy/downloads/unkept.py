@@ -9,15 +9,13 @@ import asyncio
 import errno
 import io
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from proxy.downloads.bell import Bell
 from proxy.downloads.fill import OUTAGES, told
-from proxy.downloads.part import discard, part_path
+from proxy.downloads.part import SYNC_PATIENCE, part_path, write_part
 from proxy.downloads.passing import Pass, Promoted
 from proxy.downloads.ring import Hasher, Ring, ring_size
 from proxy.downloads.transfer import Origin, Reader, Transfer
@@ -25,9 +23,7 @@ from proxy.errors import CisternError, NotKept, TransferFailed, UpstreamDenied, 
 from proxy.events import NotStored
 from proxy.ground import Ground
 from proxy.ledger import Claim
-from proxy.store.filesystem import Filesystem, forget, opened
 
-FILES: Final = Filesystem()
 READ: Final = 1 << 20
 READ_BACK_WITHIN_S: Final = 10.0  # a part that takes longer to read back is fetched again instead
 UNDECIDED: Final = "making_room"
@@ -127,7 +123,9 @@ class Unkept:
         is_left = True
         try:
             await capacity.took_part(path.name)
-            await self._ground.threads.disk(_write_ring, path, [piece.data for piece in ring.pieces])
+            await self._ground.threads.soon(
+                write_part, path, [piece.data for piece in ring.pieces], patience=SYNC_PATIENCE
+            )
             is_left = False
         except OSError as refused:
             return NotKept(capacity.refused(refused), str(refused))
@@ -147,7 +145,7 @@ class Unkept:
             raise refusal
         beginning = Beginning(0, transfer.digest.hasher())
         if transfer.frontier:
-            reading = self._ground.threads.hash(_hashed, transfer.share(), transfer.frontier, beginning.hasher.copy())
+            reading = self._ground.threads.rehash(_hashed, transfer.share(), transfer.frontier, beginning.hasher.copy())
             try:
                 async with asyncio.timeout(READ_BACK_WITHIN_S):
                     beginning = await reading
@@ -283,18 +281,3 @@ def _hashed(file: io.FileIO, length: int, hasher: Hasher) -> Beginning:
             hasher.update(data)
             offset += len(data)
     return Beginning(length, hasher)
-
-
-def _write_ring(path: Path, chunks: Sequence[bytes]) -> None:
-    """Make a part of what the ring holds, in the place of any other. OSError: nothing of it is left."""
-    discard(path)
-    try:
-        with opened(FILES, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-            for chunk in chunks:
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[FILES.write(descriptor, rest) :]
-    except OSError:
-        with suppress(OSError):
-            forget(FILES, path)
-        raise

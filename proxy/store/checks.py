@@ -71,7 +71,7 @@ class Checks:
 
     async def _check(self, digest: Digest, path: Path, file: io.FileIO) -> Verdict:
         async def step(rehash: Rehash) -> bool:
-            return await self._threads.hash(rehash.advance, os.dup(file.fileno()), SLICE)
+            return await self._threads.rehash(rehash.advance, os.dup(file.fileno()), SLICE)
 
         return await self._judge(digest, path, file, Rehash(digest.hasher(), gentle=False), step)
 

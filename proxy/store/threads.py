@@ -19,6 +19,7 @@ Args = TypeVarTuple("Args")
 
 DISK_THREADS: Final = 8
 ANSWER_WITHIN_S: Final = 5.0  # a client that waits longer for a disk is better served by the upstream
+REHASH_THREADS: Final = 2
 HASH_THREADS: Final = 2  # sha256 releases the GIL: two threads gave 3.0 GB/s, more only fight for cores
 
 
@@ -26,7 +27,7 @@ LOWEST: Final = 19  # nice; schedulers derive a thread's I/O priority from it (i
 
 
 class Threads:
-    """Three pools. `async with Threads() as threads:` waits for their work on the way out."""
+    """Four pools. `async with Threads() as threads:` waits for their work on the way out."""
 
     def __init__(
         self, disk: int = DISK_THREADS, hashing: int = HASH_THREADS, *, answer_within_s: float = ANSWER_WITHIN_S
@@ -34,6 +35,8 @@ class Threads:
         self.answer_within_s = answer_within_s
         self.disk_pool = ThreadPoolExecutor(disk, thread_name_prefix="disk")
         self.hash_pool = ThreadPoolExecutor(hashing, thread_name_prefix="hash")
+        # Not the hash pool: a disk that hangs must not hold up the hash of what is in memory and needs no disk.
+        self.rehash_pool = ThreadPoolExecutor(REHASH_THREADS, thread_name_prefix="rehash")
         self.last_pool = ThreadPoolExecutor(1, thread_name_prefix="last", initializer=_step_back)
         self._running: set[asyncio.Future[Any]] = set()
         self._disk_threads = disk
@@ -75,8 +78,7 @@ class Threads:
         """As `disk`, for what a client waits for: TimeoutError, which is an OSError, when the disk gives no answer for
         `patience` times `answer_within_s`, and at once while it hangs. Work that has begun goes on.
         """
-        if self.hangs:  # what waits in a queue that does not move is no use to anybody
-            raise TimeoutError(errno.ETIMEDOUT, "the disk gives no answer")
+        self.must_answer()
         within_s = self.answer_within_s * patience
         try:
             async with asyncio.timeout(within_s):
@@ -85,9 +87,21 @@ class Threads:
             self._is_silent = True
             raise TimeoutError(errno.ETIMEDOUT, f"the disk gave no answer within {within_s:g} s") from cause
 
+    def must_answer(self) -> None:
+        """Raise TimeoutError while the disk hangs: what waits in a queue that does not move is no use to anybody.
+
+        Asked before what only the work itself would close is opened for `soon`.
+        """
+        if self.hangs:
+            raise TimeoutError(errno.ETIMEDOUT, "the disk gives no answer")
+
     async def hash(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
-        """Run `work(*args)` in the hash pool."""
+        """Run `work(*args)` in the hash pool: it hashes what is in memory."""
         return await self._run(self.hash_pool, lambda: work(*args))
+
+    async def rehash(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
+        """Run `work(*args)` in a pool for work that hashes what it reads."""
+        return await self._run(self.rehash_pool, lambda: work(*args))
 
     async def last(self, work: Callable[[*Args], Value], *args: *Args) -> Value:
         """Run `work(*args)` in the one thread that goes behind all others: for work that nobody waits for."""
@@ -117,6 +131,7 @@ class Threads:
             await asyncio.wait(list(self._running))
         self.disk_pool.shutdown()
         self.hash_pool.shutdown()
+        self.rehash_pool.shutdown()
         self.last_pool.shutdown()
 
     async def __aenter__(self) -> "Threads":

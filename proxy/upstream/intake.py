@@ -20,7 +20,8 @@ ROOM: Final = 128 << 10  # a buffer with less counts as full: many short reads c
 class Intake(asyncio.BufferedProtocol):
     """Receives the `left` bytes that a body still lacks; `take` gives them in order, after those that came `early`.
 
-    Invariant: it holds one buffer at most; while that is full nothing is read.
+    Invariant: it holds one buffer at most, and what was taken no more than one beside its own bytes; while that is full
+    nothing is read.
     """
 
     def __init__(self, transport: asyncio.Transport, handler: asyncio.BaseProtocol, early: bytes, left: int) -> None:
@@ -29,7 +30,7 @@ class Intake(asyncio.BufferedProtocol):
         self._early = early
         self._left = left
         self._buffer = self._fresh()
-        self._filled = 0
+        self._given = self._filled = 0  # of the buffer: up to where it was taken, and received
         self._is_paused = False
         self._is_lost = False
         self._waiter: asyncio.Future[None] | None = None
@@ -45,6 +46,8 @@ class Intake(asyncio.BufferedProtocol):
             return None
         if connection is None or connection.transport is None or connection.protocol is None:
             return None  # it broke: the reader tells how
+        if connection.transport.is_closing():
+            return None  # so does it of one that is about to
         if content.exception() is not None or "Transfer-Encoding" in response.headers:
             return None
         early = content.read_nowait()
@@ -59,19 +62,26 @@ class Intake(asyncio.BufferedProtocol):
         if self._early:
             early, self._early = self._early, b""
             return early
-        while not self._filled:
+        while self._given == self._filled:
             if self._left == 0:
                 return b""
             if self._is_lost:
                 raise aiohttp.ClientPayloadError("the connection ended before the body")
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        taken, self._filled = self._buffer[: self._filled], 0
-        self._buffer = self._fresh()
+        # Slices of one buffer until it is full: whoever holds a slice holds the whole.
+        taken = self._buffer[self._given : self._filled]
+        self._given = self._filled
+        if self._is_full:
+            self._buffer, self._given, self._filled = self._fresh(), 0, 0
         if self._is_paused and self._left and not self._is_lost:
             self._is_paused = False
             self._transport.resume_reading()
         return taken
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._buffer) - self._filled < min(ROOM, self._left)
 
     def _fresh(self) -> memoryview:
         return memoryview(bytearray(min(BUFFER, self._left)))
@@ -88,7 +98,7 @@ class Intake(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._filled += nbytes
         self._left -= nbytes
-        if len(self._buffer) - self._filled < min(ROOM, self._left) or not self._left:
+        if self._is_full or not self._left:
             self._is_paused = True
             self._transport.pause_reading()
         self._wake()

@@ -103,3 +103,4 @@ async def test_a_miss_that_comes_after_the_commit_finds_the_blob(world: World) -
     assert await world.read() == world.wanted.data
     await world.downloads.idle()
     assert world.upstream.asked == [0]
+    assert not world.store.is_read(world.wanted.digest)  # else it would stay for ever

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from proxy.errors import Failure, UpstreamTimeout, UpstreamUnavailable
-from proxy.upstream.base import BlobBody
+from proxy.upstream.base import BlobBody, Buffer
 from proxy.upstream.intake import BUFFER, LEAST, ROOM, Intake
 from tests.unit.upstream_peers import Peer, Reply, clients, config, digest_of, receive, source
 
@@ -148,7 +148,19 @@ async def test_who_does_not_take_is_not_read_for() -> None:
     assert reads == [True, False]
     assert len(await intake.take()) == BUFFER - ROOM + 1
     assert transport.reads
-    assert len(intake.get_buffer(-1)) == BUFFER
+    assert len(intake.get_buffer(-1)) == BUFFER  # another one: the first is whose who took it
+
+
+async def test_small_pieces_share_a_buffer() -> None:
+    """An upstream that sends little at a time costs memory for what it sent, not a buffer for each piece."""
+    intake = Intake(Stub(), asyncio.Protocol(), b"", 3 * BUFFER)
+    taken: list[Buffer] = []
+    for _ in range(100):
+        intake.get_buffer(-1)[:1000] = bytes([len(taken)]) * 1000
+        intake.buffer_updated(1000)
+        taken.append(await intake.take())
+    assert [bytes(piece) for piece in taken] == [bytes([number]) * 1000 for number in range(100)]
+    assert len({id(piece.obj) for piece in taken if isinstance(piece, memoryview)}) == 1
 
 
 async def test_the_last_buffer_takes_no_byte_too_many() -> None:

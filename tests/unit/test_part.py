@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import os
 import resource
 import stat
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.downloads import part as part_room
+from proxy.downloads.extents import Extents
 from proxy.downloads.part import IOV_MAX, Part, part_path
 from proxy.downloads.progress import map_path
 from proxy.downloads.trail import TURN
@@ -248,6 +251,59 @@ async def test_nothing_is_written_after_a_write_that_hangs(tmp_path: Path, tasks
             await append(part, [DATA])
         part.close()
     assert part.frontier == 0
+
+
+async def hang(threads: Threads) -> threading.Event:
+    """The one disk thread hangs, and somebody was not answered in time; set what is returned to end that."""
+    gate = threading.Event()
+    threads.answer_within_s = 0.01
+    with pytest.raises(TimeoutError):
+        await threads.soon(gate.wait)
+    assert threads.hangs
+    return gate
+
+
+async def test_a_disk_that_hangs_leaks_no_descriptor(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
+    """What is not even asked for opens nothing: no work comes that would close it."""
+    files = open_files()
+    part = await Part.open(tmp_path, DIGEST, threads, tasks)
+    await append(part, [DATA[:1000]])
+    await part.write(5000, [DATA[5000:6000]])  # there is a map now
+    gate = await hang(threads)
+    with pytest.raises(TimeoutError):
+        await part.write(6000, [DATA[6000:7000]])
+    with pytest.raises(TimeoutError):
+        await part.rewind(500)
+    gate.set()
+    await threads.disk(int)
+    await part.discard()
+    part.close()
+    assert open_files() == files
+
+
+async def test_a_map_that_is_not_begun_in_time_is_a_refusing_disk(
+    tmp_path: Path, threads: Threads, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it without end: neither who writes, nor who gives the part up."""
+    gate, begin = threading.Event(), part_room._map_file
+
+    def late(path: Path, kept: Extents) -> io.FileIO:
+        gate.wait()
+        return begin(path, kept)
+
+    files = open_files()
+    part = await Part.open(tmp_path, DIGEST, threads, tasks)
+    monkeypatch.setattr(part_room, "_map_file", late)
+    threads.answer_within_s = 0.01
+    with pytest.raises(TimeoutError):
+        await part.write(5000, [DATA[5000:6000]])
+    with pytest.raises(TimeoutError):
+        await part.discard()
+    part.close()
+    gate.set()
+    await threads.disk(int)
+    await asyncio.sleep(0)
+    assert open_files() == files
 
 
 async def test_a_cancelled_append_leaks_nothing(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:

@@ -131,3 +131,13 @@ async def test_one_file_that_hangs_is_not_the_disk() -> None:
         assert await threads.soon(divmod, 7, 2) == (3, 1)
         gate.set()
     assert len(tasks) == 0
+
+
+async def test_a_disk_that_is_read_back_holds_up_no_hash_of_memory() -> None:
+    """What hashes while it reads may wait for a disk; what is in memory is hashed all the same."""
+    tasks, gate = Tasks(), threading.Event()
+    async with Threads(disk=1, hashing=1) as threads:
+        reading = [tasks.start(threads.rehash(gate.wait, 10), name="read back") for _ in range(8)]
+        assert await threads.hash(divmod, 7, 2) == (3, 1)
+        gate.set()
+        await asyncio.gather(*reading)
