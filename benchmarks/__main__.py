@@ -109,7 +109,14 @@ def _measured(
         Path(folder).chmod(0o755)
         bench = Bench(origin, Path(folder), rounds, chosen.quick, chosen.cistern, say)
         bench.with_others = not chosen.few
-        bench.target = None if chosen.target is None else others.target(chosen.target)
+        if chosen.target is not None:
+            bench.target = others.target(chosen.target)
+            say(f"waiting for {chosen.target}, whose upstream is http://127.0.0.1:{origin.port} now")
+            try:
+                others.await_target(bench.target)
+            except CannotStart as error:
+                say(str(error))
+                return [], ["target"]
         for topic in chosen.only or TOPICS:
             try:
                 rows += TOPICS[topic](bench)

@@ -5,15 +5,18 @@ keeps what it fetched and collapses requests as well as it can.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.figures import DISTRIBUTION, SQUID, VARNISH, ZOT
 from benchmarks.peers import REGISTRY_CONFIG, Subject, Upstream, answering
-from benchmarks.process import found, free_port, started
+from benchmarks.process import CannotStart, found, free_port, started
 
+TARGET_WITHIN_S = 60.0
 VARNISH_CONFIG = """
 vcl 4.1;
 backend origin {{ .host = "127.0.0.1"; .port = "{upstream}"; }}
@@ -117,6 +120,20 @@ def target(url: str) -> Subject:
         raise ValueError(f"not an http:// URL: {url}")
     prefix = parts.path.removeprefix("/v2").strip("/")
     return Subject(parts.netloc, None, parts.port or 80, f"{prefix}/" if prefix else "", host=parts.hostname)
+
+
+def await_target(subject: Subject, within_s: float = TARGET_WITHIN_S) -> None:
+    """Wait until a target answers: a cache that asks its upstream when it starts can only start after ours.
+
+    CannotStart: it does not answer in time.
+    """
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        with suppress(OSError, HTTPException):
+            subject.get("/v2/")
+            return
+        time.sleep(0.2)
+    raise CannotStart(f"nothing answers at http://{subject.name}/v2/ within {within_s:g} s")
 
 
 Start = Callable[[Path, Upstream], AbstractContextManager[Subject]]
