@@ -22,6 +22,7 @@ from benchmarks import (
     firstbyte,
     growth,
     hydration,
+    ingest,
     latency,
     machine,
     manifests,
@@ -44,6 +45,7 @@ from benchmarks.process import CannotStart, found
 OUT = Path(__file__).parent / "out"
 TOPICS: dict[str, Callable[[Bench], list[Row]]] = {
     "cold": cold.measure,
+    "ingest": ingest.measure,
     "firstbyte": firstbyte.measure,
     "crowd": crowd.measure,
     "memory": memory.measure,
