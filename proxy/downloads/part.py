@@ -58,6 +58,7 @@ class Part:
         self._map = opened.map
         self.extents.is_mapped = opened.map is not None
         self._mapping: asyncio.Task[io.FileIO] | None = None
+        self._spare = 0  # where a byte ends that is no part of the extents any more
         self._hanging: TimeoutError | None = None  # of a write that the disk may still do
         self._trail = self._new_trail()
 
@@ -154,18 +155,28 @@ class Part:
     async def matches(self) -> bool:
         """Whether all bytes up to the frontier hash to the digest. OSError: they cannot be read back."""
         await self._trail.caught_up(self.frontier)
+        if self._spare > self.frontier:  # the byte that was left to be written over was one too many
+            await self._cut(self.frontier)
         return self._trail.matches()
 
     async def rewind(self, length: int) -> None:
-        """Keep only the first `length` bytes, at most the frontier, to be hashed anew. No write runs meanwhile."""
+        """Keep only the first `length` bytes, at most the frontier, to be hashed anew. No write runs meanwhile.
+
+        A last byte that comes anew is not cut off but written over: it may be on its way to a client of an earlier
+        process by sendfile, which sends the page as it is then; cut off, it would be a zero.
+        """
         await self._trail.stop()
-        # The file first: cut short in between, the map tells of bytes that the file's length denies.
-        self._threads.must_answer()
-        await self._threads.soon(_truncate, self._descriptor(), length, patience=SYNC_PATIENCE)
+        self._spare = length + 1 if length == self.frontier - 1 else 0
+        if not self._spare:
+            await self._cut(length)  # the file first: else, cut short, a map tells of bytes that its length denies
         await self.forget_map()
         self.extents.keep(length)
         self.left.cut(length)
         self._trail = self._new_trail()
+
+    async def _cut(self, length: int) -> None:
+        self._threads.must_answer()
+        await self._threads.soon(_truncate, self._descriptor(), length, patience=SYNC_PATIENCE)
 
     async def discard(self) -> None:
         """Delete the file; whoever shares it can still read what is there."""
@@ -223,30 +234,19 @@ def _open(files: Filesystem, path: Path) -> Opened:
         length = os.fstat(descriptor).st_size
         kept = read_map(path, length)
         if kept is None:
-            return Opened(file, Extents(length), None, _last(descriptor, length))
+            return Opened(file, Extents(length), None, os.pread(descriptor, 1, max(0, length - 1)))
         if kept.stop > kept.frontier:
             return Opened(file, kept, _map_file(path, kept))
         file.truncate(kept.frontier)
         drop_map(path)
-        return Opened(file, kept, None, _last(descriptor, kept.frontier))
+        return Opened(file, kept, None, os.pread(descriptor, 1, max(0, kept.frontier - 1)))
     except BaseException:
         file.close()
         raise
 
 
-def _last(descriptor: int, frontier: int) -> bytes:
-    return os.pread(descriptor, 1, frontier - 1) if frontier else b""
-
-
 def _map_file(path: Path, kept: Extents) -> io.FileIO:
     return io.FileIO(open_map(path, kept), "r+b")
-
-
-async def discarded(part: Part | None) -> None:
-    """Delete a part; a disk that refuses even that is told elsewhere."""
-    if part is not None:
-        with suppress(OSError):
-            await part.discard()
 
 
 def _truncate(descriptor: int, length: int) -> None:

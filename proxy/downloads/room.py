@@ -16,11 +16,12 @@ from cachetools import LRUCache
 from proxy.downloads.allotment import Allotment
 from proxy.downloads.bell import Bell
 from proxy.downloads.crew import Crew
+from proxy.downloads.discarding import discarded
 from proxy.downloads.extents import Extents
 from proxy.downloads.fill import Fill, told
 from proxy.downloads.left import Finds
 from proxy.downloads.pace import Lessons
-from proxy.downloads.part import Part, discard, discarded, part_path
+from proxy.downloads.part import Part, discard, part_path
 from proxy.downloads.pieces import Pieces
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.downloads.turns import Turns

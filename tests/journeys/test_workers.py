@@ -252,10 +252,15 @@ async def test_a_killed_engine_costs_no_reader_its_blob(
         for reader in readers[:4]:
             await reader.read(LARGE // 2 - 200_000)
         await ranged.read(2_000_000)
-        engine = pid_of(served, "engine")
+        engine, again = pid_of(served, "engine"), registry.hold_headers(large.digest)
         os.kill(engine, signal.SIGKILL)
         await pid_after(served, "engine", engine)
+        await again.reached()  # the part was taken up, and nothing has come anew
+        for reader in readers[:4]:  # what was on its way to them is what it was
+            await reader.read(LARGE // 2 - len(reader.body))
+            assert reader.body == large.data[: LARGE // 2]
         gate.open()
+        again.open()
         late = await Pulling.start(served.netloc, path)
         for reader in (*readers, late):
             assert await reader.rest() == large.data, (reader.status, reader.body[:300])

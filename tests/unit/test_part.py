@@ -169,6 +169,20 @@ async def test_rewinding_keeps_a_prefix(part: Part) -> None:
     assert await part.matches()
 
 
+async def test_a_last_byte_that_comes_anew_is_written_over(part: Part) -> None:
+    """It stays where it is until then: a client of an earlier process may be sent it. Were it one too many, it goes."""
+    await append(part, [DATA[:500]])
+    await part.rewind(499)
+    assert (part.frontier, part.path.read_bytes()) == (499, DATA[:500])
+    await append(part, [DATA[499:]])
+    assert await part.matches()
+    assert part.path.read_bytes() == DATA
+    await append(part, [b"x"])
+    await part.rewind(len(DATA))
+    assert await part.matches()
+    assert part.path.read_bytes() == DATA
+
+
 async def test_a_share_outlives_renaming_deleting_and_closing(part: Part, tmp_path: Path) -> None:
     """A reader's file stays readable, and grows, whatever becomes of the name and of the part."""
     await append(part, [DATA[:100]])
