@@ -46,7 +46,8 @@ class Keyring:
                 self.keys.take(await self._threads.disk(self._read, config) if needs_keys(config) else ())
         except (SecretUnavailable, OSError, ValueError) as error:
             where = "blobs.key" if config.blobs.key is not None else str(self._root / NAME)
-            log.warning("no key for the data address: blobs are sent from here", where=where, error=str(error))
+            then = "the earlier one signs on" if self.keys.can_sign else "blobs are sent from here"
+            log.warning(f"no key for the data address: {then}", where=where, error=str(error))
 
     def _read(self, config: Config) -> list[str]:
         """Blocks. Raises SecretUnavailable, ValueError, OSError."""

@@ -17,7 +17,7 @@ from aiohttp import web
 from proxy.errors import CisternError
 from proxy.exchange import Exchange
 from proxy.oci import Span
-from proxy.server.outlet import Outlet, is_cached, outlet, read_in
+from proxy.server.outlet import NO_SENDFILE, Outlet, is_cached, outlet, read_in
 from proxy.store.base import ContentBad
 from proxy.store.threads import Threads
 
@@ -30,7 +30,6 @@ BLOCK_TIMEOUT_S: Final = 300.0  # for one block; containerd itself gives up afte
 # Bytes per read where sendfile cannot serve (TLS, chunked): what is read, encrypted and sent stays in the processor's
 # cache. With 1 MiB in a thread each, 16 TLS connections got 0.8 GB per CPU second; read here into one buffer, 1.4.
 COPY: Final = 128 << 10
-NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  # of a file system that has none
 READ_PATIENCE: Final = 6.0  # a disk has so many times longer for a block than for a question
 TURN: Final = 1 << 20  # bytes of one client before the others' turn
 
@@ -89,11 +88,7 @@ class Wire:
             except OSError as error:
                 body.failed(error)
                 raise
-            self.exchange.sent += sent
-            if sent < end - offset:
-                body.failed(OSError(errno.EIO, f"it ends at byte {offset + sent}"))
-                raise BodyDropped(f"the file ended at byte {offset + sent}, {end} were promised")
-            offset = end
+            offset = self._counted(body, offset, sent, end)
             block = min(2 * block, BLOCK_MAX) if now() - began < BLOCK_FAST_S else BLOCK
 
     async def send_all(self, body: Body) -> None:
@@ -104,8 +99,15 @@ class Wire:
                 await self._write(data)
                 offset += len(data)
                 continue
-            self.exchange.sent += await self._copy(body.file, offset, end - offset)
-            offset = end
+            offset = self._counted(body, offset, await self._copy(body.file, offset, end - offset), end)
+
+    def _counted(self, body: Body, offset: int, sent: int, end: int) -> int:
+        """Count what was sent of the file from `offset` on; `end`, if that was all up to there. Raises BodyDropped."""
+        self.exchange.sent += sent
+        if sent < end - offset:
+            body.failed(OSError(errno.EIO, f"it ends at byte {offset + sent}"))
+            raise BodyDropped(f"the file ended at byte {offset + sent}, {end} were promised")
+        return end
 
     async def _write(self, data: memoryview) -> None:
         transport = self.request.transport

@@ -1,7 +1,9 @@
 """Files to sockets: every byte, in order, to nobody else; and no wait of the loop for a disk."""
 
 import asyncio
+import errno
 import os
+import resource
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -17,12 +19,12 @@ from proxy.config import Address
 from proxy.exchange import Exchange
 from proxy.oci import Span
 from proxy.server.listen import listen
-from proxy.server.outlet import PROBE, is_cached, outlet, read_in
-from proxy.server.send import NO_SENDFILE, Wire
+from proxy.server.outlet import NO_SENDFILE, PROBE, TURN, is_cached, outlet, read_in, told
+from proxy.server.send import Wire
 from proxy.store.threads import Threads
 from tests.support.pulling import Pulling
 
-SIZE = 3 * PROBE + 12_345
+SIZE = 3 * TURN + 12_345
 
 
 @pytest.fixture
@@ -94,6 +96,43 @@ async def test_a_slow_client_gets_every_byte(file: FileIO, content: bytes) -> No
             assert await pair.read(SIZE - 1000) == content[1000:]
             assert await sending == SIZE - 1000
             assert pair.transport.is_reading()
+
+
+async def test_who_had_stopped_reading_reads_no_more(file: FileIO, content: bytes) -> None:
+    """aiohttp holds a connection whose requests have filled its queue: it alone lets it go on."""
+    async with connected() as pair:
+        pair.transport.pause_reading()
+        with outlet(pair.transport) as out:
+            assert out is not None
+            sending = asyncio.ensure_future(out.send(file, 0, SIZE))
+            assert await pair.read(SIZE) == content
+            assert await sending == SIZE
+        assert not pair.transport.is_reading()
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT])
+def test_a_client_that_is_lost_is_no_fault_of_the_disk(number: int) -> None:
+    """Whatever the network says of it."""
+    assert isinstance(told(OSError(number, "gone"), 5), ConnectionError)
+
+
+def test_what_has_begun_by_sendfile_is_not_begun_again() -> None:
+    """A file system without it is copied from; one that gives up on the way has a fault."""
+    refusal = OSError(errno.EINVAL, "no")
+    assert told(refusal, 0) is refusal
+    assert told(refusal, 1).errno == errno.EIO
+
+
+async def test_no_descriptor_left_is_no_outlet() -> None:
+    """Bytes pass through this process then: that needs no other one."""
+    async with connected() as pair:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with outlet(pair.transport) as out:
+                assert out is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_what_fits_is_sent_at_once(file: FileIO, content: bytes) -> None:
@@ -235,16 +274,22 @@ class Plain:
 
 
 @asynccontextmanager
-async def answering(body: Plain, threads: Threads, before: bytes = b"") -> AsyncIterator[str]:
+async def answering(
+    body: Plain, threads: Threads, before: bytes = b"", *, tells_size: bool = True
+) -> AsyncIterator[str]:
     """A server that answers everything with `before` and the body; HOST:PORT."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
-        response.content_length = len(before) + body.size
+        if tells_size:
+            response.content_length = len(before) + body.size
+        else:
+            response.enable_chunked_encoding()
         await response.prepare(request)
         if before:
             await response.write(before)
-        await Wire(request, response, threads, Exchange("1", "", "GET")).send(body, Span(0, body.size))
+        wire = Wire(request, response, threads, Exchange("1", "", "GET"))
+        await (wire.send(body, Span(0, body.size)) if tells_size else wire.send_all(body))
         await response.write_eof()
         return response
 
@@ -309,6 +354,19 @@ async def test_a_body_without_sendfile_is_copied(threads: Threads) -> None:
             pulling = await Pulling.start(netloc, "/")
             assert await pulling.rest() == expected
         assert body.failures == []
+
+
+async def test_a_chunked_body_that_is_shorter_than_promised_never_ends(
+    file: FileIO, content: bytes, threads: Threads
+) -> None:
+    """Its last chunk would say that all is there."""
+    body = Plain(file, SIZE + 10)
+    async with answering(body, threads, tells_size=False) as netloc:
+        pulling = await Pulling.start(netloc, "/")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError, ValueError)):
+            await pulling.rest()
+        assert pulling.body == content
+    assert len(body.failures) == 1
 
 
 async def test_a_file_that_is_shorter_than_promised_is_told(file: FileIO, content: bytes, threads: Threads) -> None:
