@@ -189,11 +189,13 @@ class Front(Door):
     async def _blob(
         self, request: web.BaseRequest, exchange: Exchange, body: AskedBody, told: Blob
     ) -> web.StreamResponse:
-        self._keep_blob(request, exchange, body, told)
-        parts = tuple((text.encode(), Span(start, stop)) for text, start, stop in told.parts)
-        outgoing = Outgoing(told.status, dict(told.headers), told.length, parts, told.tail.encode(), told.is_open_ended)
         has_told = False
         try:
+            self._keep_blob(request, exchange, body, told)
+            parts = tuple((text.encode(), Span(start, stop)) for text, start, stop in told.parts)
+            outgoing = Outgoing(
+                told.status, dict(told.headers), told.length, parts, told.tail.encode(), told.is_open_ended
+            )
             with self.streams.carrying(Digest.parse(told.digest), lambda: exchange.status != 0):
                 response = await send_out(request, outgoing, body, self._threads, exchange)
             has_told = body.end(exchange.sent, None)
@@ -212,7 +214,10 @@ class Front(Door):
         if told.size is None or told.tail or len(request.raw_path) > TARGET_MAX:
             return
         headers = {name: text for name, text in told.headers if name != hdrs.CONTENT_RANGE}
-        file = io.FileIO(os.dup(body.file.fileno()), "rb")
+        try:
+            file = io.FileIO(os.dup(body.file.fileno()), "rb")
+        except OSError:  # no descriptor is left: it is sent all the same, and asked for again
+            return
         self._kept.keep_blob(request.raw_path, KeptBlob(told.facts, file, told.size, headers, exchange.started))
 
 
