@@ -43,6 +43,7 @@ log = logger("serving")
 COUNT_EVERY_S: Final = 1.0
 LINGER_S: Final = 0.3  # for requests on their way over kept connections: measured, dependencies.md section 12
 LOOK_EVERY_S: Final = 0.05
+AGAIN_S: Final = 0.1  # from the end of a standing connection, or from a failure to make one, to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +129,27 @@ class Serving:
     async def stand(self) -> None:
         """Keep a standing connection to whichever engine there is, until cancelled."""
         while True:
-            channel = await self.engine.greeted()
             try:
-                channel.post(Serve(self._sockets.index))
-                self._standing = channel
-                async with Tasks() as tasks:
-                    tasks.start(self._tell_on(), name="counts")
-                    await self._hear(channel)
+                await self._stand(await self.engine.greeted())
             except WireBroken as error:
                 log.warning("the engine is not understood", error=str(error))
             except ConnectionError:
                 pass
-            finally:
-                self._standing = None
-                channel.close()
+            except OSError as error:  # no descriptor is left, or no memory: that may pass
+                log.warning("the engine cannot be reached", error=str(error))
+            await asyncio.sleep(AGAIN_S)
+
+    async def _stand(self, channel: Channel) -> None:
+        """One standing connection, until it ends: by ConnectionError, or another OSError."""
+        try:
+            channel.post(Serve(self._sockets.index))
+            self._standing = channel
+            async with Tasks() as tasks:
+                tasks.start(self._tell_on(), name="counts")
+                await self._hear(channel)
+        finally:
+            self._standing = None
+            channel.close()
 
     async def _hear(self, channel: Channel) -> None:
         while True:

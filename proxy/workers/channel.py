@@ -224,16 +224,16 @@ def is_ours(accepted: socket.socket) -> bool:
 def connect(address: bytes) -> Channel:
     """A channel to the engine at the name that `listening` got; it waits there until an engine takes it.
 
-    BlockingIOError: too many wait already.
+    BlockingIOError: too many wait already; another OSError: the kernel has no room for one more.
     """
     made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         made.setblocking(False)
         made.connect(address)
+        return Channel(made)
     except BaseException:
         made.close()
         raise
-    return Channel(made)
 
 
 def pieces(data: bytes | memoryview) -> Sequence[memoryview]:

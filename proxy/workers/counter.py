@@ -6,6 +6,7 @@ connection would end it. One standing connection for each serving process carrie
 
 import asyncio
 import itertools
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, cast
@@ -121,18 +122,27 @@ class Counter:
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            accepted = None
             try:
                 accepted, _ = await loop.sock_accept(self._listening)
-            except OSError as error:  # no descriptor left: whoever asks waits in line
+                channel = self._let_in(accepted)
+            except OSError as error:  # no descriptor left, or no room in the selector: whoever asks waits in line
+                if accepted is not None:
+                    accepted.close()
                 log.warning("a serving process has to wait", error=str(error))
                 await asyncio.sleep(PAUSE_S)
                 continue
-            if not is_ours(accepted):
-                log.warning("another user knocks at the engine's socket")
-                accepted.close()
-                continue
-            channel = Channel(accepted)
-            self._tasks.start(self._attend(channel), name="question")
+            if channel is not None:
+                self._tasks.start(self._attend(channel), name="question")
+
+    @staticmethod
+    def _let_in(accepted: socket.socket) -> Channel | None:
+        """The channel to who came, None for another user. OSError: the kernel refuses, and it stays the caller's."""
+        if is_ours(accepted):
+            return Channel(accepted)
+        log.warning("another user knocks at the engine's socket")
+        accepted.close()
+        return None
 
     async def _attend(self, channel: Channel) -> None:
         task = asyncio.current_task()

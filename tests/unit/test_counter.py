@@ -1,6 +1,8 @@
 """The engine's counter: each question has a connection, and whatever comes over one harms no other."""
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -10,6 +12,7 @@ from aiohttp import web
 
 from proxy.oci import Digest
 from proxy.tasks import Tasks
+from proxy.workers import counter
 from proxy.workers.apart import Apart
 from proxy.workers.board import Board
 from proxy.workers.channel import Channel, connect, listening
@@ -159,6 +162,26 @@ async def test_a_flush_does_not_wait_for_one_that_is_gone(opened: Open) -> None:
     channel.close()
     await opened.counter.flush()
     assert opened.counted == []
+
+
+async def test_a_refusal_of_the_kernel_ends_one_connection_and_not_the_counter(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who came in that moment is turned away; the next one is served."""
+    refusals = [OSError(errno.ENOSPC, "no room in the selector")]
+
+    def refused_once(accepted: socket.socket) -> Channel:
+        if refusals:
+            raise refusals.pop()
+        return Channel(accepted)
+
+    monkeypatch.setattr(counter, "Channel", refused_once)
+    turned_away = connect(opened.name)
+    with pytest.raises(ConnectionError):
+        await turned_away.receive()
+    channel = await opened.channel()
+    assert (await opened.answer(channel, ask()))[0].status == 203
+    channel.close()
 
 
 async def test_a_new_engine_makes_every_earlier_answer_void(opened: Open) -> None:
