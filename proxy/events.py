@@ -76,7 +76,7 @@ class IntegrityFailed:
 @dataclass(frozen=True, slots=True)
 class Evicted:
     """An image was dropped, or, without a place, content that no image reached; `reach` is what belonged to it, `bytes`
-    what went of its content.
+    what went of its content: not all of it if the disk refused.
     """
 
     place: Place | None

@@ -57,29 +57,34 @@ class Removal:
         manifests = [found for found in dropped.content if found in node.manifests]
         report = EvictReport(tags=len(node.tags))
         await self._records.drop_links(place, sorted(links & node.manifests, key=str))
-        for found in manifests:
-            report += await self.content(found, is_manifest=True)
         stay: set[Digest] = set()
-        for found in dropped.content:
-            if found in node.manifests:
-                continue
-            if await is_spared(found):
-                stay.add(found)
-                continue
-            report += await self.content(found)
+        try:
+            for found in manifests:
+                report += await self.content(found, is_manifest=True)
+            for found in dropped.content:
+                if found in node.manifests:
+                    continue
+                if await is_spared(found):
+                    stay.add(found)
+                    continue
+                report += await self.content(found)
+        finally:  # also of what went before the disk refused: its blocks are free once nobody has it open
+            self._events.publish(Evicted(place, digest, node.reach, report.bytes))
         await self._records.drop_links(place, sorted(links - node.manifests - stay, key=str))
         gone = [found for found in node.manifests if found in links]
         await self._index.forget_manifests(place, gone)
         await self._end_hydrations(place, gone)
-        self._events.publish(Evicted(place, digest, node.reach, report.bytes))
         return report
 
     async def loose(self, digest: Digest, places: Iterable[Place]) -> EvictReport:
         """Drop content that no image reaches, and what links it from these places."""
-        report = await self.content(digest)
+        report = EvictReport()
+        try:
+            report += await self.content(digest)
+        finally:
+            self._events.publish(Evicted(None, digest, frozenset((digest,)), report.bytes))
         for place in places:
             await self._records.drop_links(place, [digest])
-        self._events.publish(Evicted(None, digest, frozenset((digest,)), report.bytes))
         return report
 
     async def content(self, digest: Digest, *, is_manifest: bool = False) -> EvictReport:

@@ -1,12 +1,15 @@
 """Dropping an image: its own content goes, what another image names stays, and readers are not disturbed."""
 
 import asyncio
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.errors import Denied, DigestInvalid, ManifestUnknown, NameInvalid, NameUnknown
+from proxy.events import Evicted
 from proxy.evict import EvictReport
 from proxy.oci import Digest
 from proxy.rules import Place
@@ -320,6 +323,41 @@ async def test_a_disk_that_refuses_leaves_no_image_half_there(registry: Registry
         await registry.stop()
         for target in ("1", str(image.digest)):
             assert (await rooms.proxy.ask(f"{REPOSITORY}/manifests/{target}")).status == 503
+
+
+async def test_a_disk_that_refuses_halfway_leaves_nobody_with_what_went(registry: Registry, cache_dir: Path) -> None:
+    """Who has its files open is told of them all the same, and what went is counted: else it would free no space."""
+    image = registry.add(REPOSITORY, "1", manifest(BASE, layer({"own": b"o"})))
+    async with kept(cache_dir, registry) as rooms:
+        await rooms.pull(image)
+        told: list[Evicted] = []
+        rooms.proxy.rooms.events.listen(Evicted, told.append)
+        last = max((found.digest for found in image.blobs), key=str)
+        swap_for_folder(rooms.proxy.rooms.disk.blobs.path_of(last))
+        with pytest.raises(OSError, match=last.encoded):
+            await rooms.evict.named(f"{NAME}:1")
+        parts = [found for found in (image.manifest, *image.blobs) if found.digest != last]
+        went = [found for found in parts if not rooms.has(found.digest)]
+        assert image.manifest in went
+        assert [event.bytes for event in told] == [sum(found.size for found in went)]
+        assert told[0].reach >= {found.digest for found in went}
+
+
+async def test_loose_content_is_told_of_whatever_its_links_meet(registry: Registry, cache_dir: Path) -> None:
+    """Its blocks are gone by then."""
+    image = registry.add(REPOSITORY, "1", manifest(BASE))
+    async with kept(cache_dir, registry) as rooms:
+        await rooms.pull(image)
+        told: list[Evicted] = []
+        rooms.proxy.rooms.events.listen(Evicted, told.append)
+
+        def places() -> Iterator[Place]:
+            yield PLACE
+            raise OSError(errno.EIO, "the disk refuses")
+
+        with pytest.raises(OSError, match="the disk refuses"):
+            await rooms.evict.removal.loose(BASE.digest, places())
+        assert told == [Evicted(None, BASE.digest, frozenset((BASE.digest,)), BASE.size)]
 
 
 def swap_for_folder(path: Path) -> None:
