@@ -28,7 +28,8 @@ log = logger("serve")
 
 LINGER_S: Final = 0.3  # for requests on their way over kept connections: measured, dependencies.md section 12
 ENDED_AT_ONCE: Final = 1
-FILES_PER_CONNECTION: Final = 3  # the client's socket, the blob's file, a share of the upstream's socket
+# The client's socket, a copy of it for sendfile, the blob's file; a share of the upstream's, or the engine's channel.
+FILES_PER_CONNECTION: Final = 4
 FILES_BESIDE: Final = 1024
 
 
@@ -53,7 +54,7 @@ async def serve(
     signals = Signals(life)
     for caution in source.cautions(config):
         log.warning("caution", about=caution)
-    allow_files(config.limits.max_connections)
+    allow_files(connections_of(config))
     async with open_rooms(config, _world(environ, apart)) as rooms, open_edge(rooms, apart) as edge:
         reload = Reload(
             source,
@@ -64,7 +65,7 @@ async def serve(
             rooms.disk.threads,
             asked=signals.reload,
         )
-        rooms.events.listen(ConfigTaken, lambda taken: allow_files(taken.config.limits.max_connections))
+        rooms.events.listen(ConfigTaken, lambda taken: allow_files(connections_of(taken.config)))
         rooms.tasks.start(reload.run(), name="reload")
         rooms.tasks.start(reload.watch(), name="reload: watch")
         settle()
@@ -147,15 +148,20 @@ class Signals:
         self.reload.set()
 
 
-def allow_files(connections: int) -> None:
-    """Raise the limit of open files as far as these connections need it and we may."""
+def connections_of(config: Config) -> int:
+    """How many clients may be connected at all of the clients' addresses together: the limit counts for each."""
+    return config.limits.max_connections * (1 if config.blobs.listen is None else 2)
+
+
+def allow_files(connections: int, beside: int = FILES_BESIDE) -> None:
+    """Raise the limit of open files as far as these connections need it and we may. `beside`: what is open beside."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections * FILES_PER_CONNECTION + FILES_BESIDE
+    wanted = connections * FILES_PER_CONNECTION + beside
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < connections + FILES_BESIDE:
+    if allowed < connections + beside:
         log.warning("few open files are allowed", allowed=allowed, wanted=wanted, connections=connections)
 
 

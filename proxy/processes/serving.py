@@ -23,19 +23,19 @@ from proxy.heap import allocator, keep_small
 from proxy.log import Format, logger, server_log
 from proxy.oci import Digest
 from proxy.processes.children import Inherited
-from proxy.serve import allow_files, orphaned
+from proxy.serve import FILES_BESIDE, allow_files, orphaned
 from proxy.server.certificate import Certificate, context_of
 from proxy.server.gate import Gate
 from proxy.server.listen import Listener, listen
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from proxy.workers.apart import REGISTRY
-from proxy.workers.asking import Engine
+from proxy.workers.asking import IDLE_MAX, Engine
 from proxy.workers.board import Board
 from proxy.workers.channel import Channel
 from proxy.workers.counts import Tally
 from proxy.workers.front import Front
-from proxy.workers.kept import Kept
+from proxy.workers.kept import FILES_MAX, Kept
 from proxy.workers.wire import WireBroken
 from proxy.workers.words import Counts, Cut, Flush, Forget, Serve, Settings
 
@@ -191,7 +191,7 @@ class Serving:
 
     async def _take(self, settings: Settings) -> None:
         self.settings = settings
-        allow_files(settings.max_connections)
+        allow_files(settings.max_connections * len(self._sockets.doors), FILES_BESIDE + FILES_MAX + IDLE_MAX)
         for listener in self._listeners:
             listener.limit(settings.max_connections)
         if self._certificate is not None and settings.certificate and settings.key:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from proxy.serve import FILES_PER_CONNECTION
 from tests.journeys.test_serve import asked, config
 from tests.support import images, script
 from tests.support.cistern import CisternProcess, cistern, stored
@@ -126,6 +127,25 @@ async def test_a_cold_blob_asked_for_at_both_is_fetched_once(
         assert all(body == layer.data for body in bodies)
         assert registry.requests_for(layer.digest) == 1
         assert registry.bytes_for(layer.digest) == SIZE
+
+
+async def test_a_cold_stream_opens_no_more_than_is_counted_for_it(
+    served: CisternProcess, registry: Registry, layer: Blob
+) -> None:
+    """The limit of open files is raised by so many for each connection: of a crowd, the last one has its share."""
+    async with served:
+        port = int(served.netloc.rpartition(":")[2])
+        before = {pid: len(files_of(pid)) for pid in servers(served)}
+        gate = registry.hold(layer.digest, after_bytes=SIZE // 2)
+        readers = await spread(served, blob_path(layer))
+        for reader in readers:
+            await reader.read(SIZE // 2 - 1)  # the last byte may be held back
+        for pid, files in before.items():
+            count = connections_of(pid, port)
+            assert 0 < len(files_of(pid)) - files <= FILES_PER_CONNECTION * count
+        gate.open()
+        for reader in readers:
+            await reader.rest()
 
 
 async def test_what_is_here_is_answered_by_both(served: CisternProcess, registry: Registry, image: Image) -> None:

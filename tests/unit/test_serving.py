@@ -1,27 +1,46 @@
-"""A serving process's standing connection: whatever ends it, another one follows."""
+"""A serving process: whatever ends its standing connection another one follows, and it may open what it needs."""
 
 import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import pytest
 
-from proxy.config import Address
+from proxy import serve
+from proxy.config import Address, parse
 from proxy.processes.serving import Serving, Sockets
+from proxy.serve import FILES_BESIDE
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
-from proxy.workers.apart import REGISTRY
-from proxy.workers.asking import Engine
+from proxy.workers.apart import DATA, REGISTRY
+from proxy.workers.asking import IDLE_MAX, Engine
 from proxy.workers.board import Board
 from proxy.workers.channel import Channel, connect, listening
-from proxy.workers.words import Hello, Serve
+from proxy.workers.kept import FILES_MAX
+from proxy.workers.words import Hello, Serve, Settings
 
 
 @pytest.fixture
 async def threads() -> AsyncIterator[Threads]:
     async with Threads(disk=1, hashing=1) as pools:
         yield pools
+
+
+@dataclass
+class Allowed:
+    """A process's limit of open files, as `resource` has it."""
+
+    soft: int = 256
+    RLIM_INFINITY = -1
+    RLIMIT_NOFILE = 7
+
+    def getrlimit(self, _kind: int) -> tuple[int, int]:
+        return self.soft, self.RLIM_INFINITY
+
+    def setrlimit(self, _kind: int, limits: tuple[int, int]) -> None:
+        self.soft = limits[0]
 
 
 def refused_at_first(*errors: OSError) -> Callable[[bytes], Channel]:
@@ -33,6 +52,41 @@ def refused_at_first(*errors: OSError) -> Callable[[bytes], Channel]:
         return connect(address)
 
     return tried
+
+
+@pytest.mark.parametrize("doors", [(REGISTRY,), (REGISTRY, DATA)], ids=len)
+async def test_the_files_of_each_address_of_what_is_kept_and_of_idle_channels_are_allowed(
+    doors: tuple[str, ...], threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four for each connection, at each address so many of them: else the last ones to come would find none."""
+    allowed = Allowed()
+    monkeypatch.setattr(serve, "resource", allowed)
+    with listening() as bound, socket.socket() as door:
+        name = bytes(bound.getsockname())
+        at = dict.fromkeys(doors, (Address("127.0.0.1", 0), door))
+        serving = Serving(Sockets(1, at, name, Board()), threads)
+        async with Tasks() as tasks:
+            tasks.start(serving.stand(), name="stand")
+            accepted, _ = await asyncio.get_running_loop().sock_accept(bound)
+            channel = Channel(accepted)
+            channel.post(Hello())
+            await channel.expect(Serve)
+            channel.post(Settings(1000, None, None, 1.0))
+            await serving.settled.wait()
+            channel.close()
+    assert allowed.soft == 4 * 1000 * len(doors) + FILES_BESIDE + FILES_MAX + IDLE_MAX
+
+
+@pytest.mark.parametrize(("listen", "connections"), [("", 1000), ("blobs: {listen: 127.0.0.1:0}\n", 2000)])
+def test_one_process_has_the_connections_of_both_addresses(
+    listen: str, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit counts for each of them."""
+    allowed = Allowed()
+    monkeypatch.setattr(serve, "resource", allowed)
+    config = parse(f"limits: {{max_connections: 1000}}\n{listen}", "cistern.yaml", {})
+    serve.allow_files(serve.connections_of(config))
+    assert allowed.soft == 4 * connections + FILES_BESIDE
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ECONNREFUSED])
