@@ -91,9 +91,10 @@ class Fill:
             # At least one byte is asked for, so that the answer shows the origin to hold the blob. In an opened
             # transfer it has shown that, and readers have taken the bytes of this part: not one of them may come anew.
             hint = transfer.origins[0].size_hint
-            is_due = kept.stop == kept.frontier or (hint is not None and kept.stop > hint)
-            if is_due and not transfer.opened:
-                await self.part.rewind(max(0, min(kept.frontier, kept.stop if hint is None else hint) - 1))
+            if hint is not None and kept.stop > hint and not transfer.opened:
+                await self.part.renew()  # one of the two is wrong, and no byte of it is worth a guess
+            elif kept.stop == kept.frontier and not transfer.opened:
+                await self.part.rewind(kept.frontier - 1)
         transfer.show(self.part.share(), self.part.extents)
 
     async def run(self) -> None:
@@ -155,7 +156,8 @@ class Fill:
         self._crew.has_helped = False
         self._pieces.size = None
         transfer.restart(error)
-        await self.part.rewind(0)
+        await self.part.renew()
+        transfer.show(self.part.share(), self.part.extents)
         return True
 
     async def _receive_through_cuts(self) -> None:

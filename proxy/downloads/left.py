@@ -30,7 +30,7 @@ class Left:
 
     def cut(self, length: int) -> None:
         """From `length` on everything is written anew; the very last byte perhaps as it was."""
-        if length < self._at:
+        if length < max(self._at, self._extents.stop - 1):
             self._extents.keep(length)
             self._last = b""
 

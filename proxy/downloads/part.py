@@ -13,7 +13,7 @@ import errno
 import io
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,21 +21,18 @@ from typing import Final
 from proxy.downloads.allotment import Allotment
 from proxy.downloads.extents import Extents
 from proxy.downloads.left import Left
+from proxy.downloads.partfile import discard, part_path, renewed
 from proxy.downloads.progress import cells, drop_map, open_map, read_map
 from proxy.downloads.trail import Trail
 from proxy.downloads.window import Window
 from proxy.oci import Digest
-from proxy.store.filesystem import Filesystem, forget, opened
+from proxy.store.filesystem import Filesystem
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from proxy.upstream.base import Buffer
 
 SYNC_PATIENCE: Final = 4.0  # a write may wait for the file system's journal, longer than a look at it
 IOV_MAX: Final = 1024  # buffers one pwritev takes on Linux
-
-
-def part_path(folder: Path, digest: Digest) -> Path:
-    return folder / f"{digest.algorithm}-{digest.encoded}.part"
 
 
 class Part:
@@ -166,10 +163,30 @@ class Part:
         process by sendfile, which sends the page as it is then; cut off, it would be a zero.
         """
         await self._trail.stop()
-        self._spare = length + 1 if length == self.frontier - 1 else 0
+        self._spare = length + 1 if length == self.extents.stop - 1 == self.frontier - 1 else 0
         if not self._spare:
             await self._cut(length)  # the file first: else, cut short, a map tells of bytes that its length denies
         await self.forget_map()
+        self._kept_only(length)
+
+    async def renew(self) -> None:
+        """Go back to no byte at all, in a new file under the same name. No write runs meanwhile. OSError: the disk
+        refuses.
+
+        What was here may have been wrong, and may be with a client that will ask a later process, which knows nothing
+        of this one: by its inode that process sees that it was given another file's bytes.
+        """
+        await self._trail.stop()
+        self._threads.must_answer()
+        file = await self._threads.soon(
+            renewed, self.files, self.path, self._descriptor(), patience=SYNC_PATIENCE, unclaimed=io.FileIO.close
+        )
+        self._file.close()
+        self._file, self._spare = file, 0
+        await self.forget_map()
+        self._kept_only(0)
+
+    def _kept_only(self, length: int) -> None:
         self.extents.keep(length)
         self.left.cut(length)
         self._trail = self._new_trail()
@@ -275,25 +292,3 @@ def _write_all(files: Filesystem, descriptor: int, chunks: Sequence[Buffer], off
         while written < wanted:
             written += files.pwritev(descriptor, [rest[written:]], offset + written)
     return wanted
-
-
-def discard(path: Path) -> None:
-    """Delete a part file and its map; nothing if they are gone."""
-    path.unlink(missing_ok=True)
-    drop_map(path)
-
-
-def write_part(path: Path, chunks: Sequence[bytes]) -> None:
-    """Make a part of these bytes, in the place of any other. OSError: nothing of it is left."""
-    discard(path)
-    files = Filesystem()
-    try:
-        with opened(files, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-            for chunk in chunks:
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[files.write(descriptor, rest) :]
-    except OSError:
-        with suppress(OSError):
-            forget(files, path)
-        raise

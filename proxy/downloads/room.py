@@ -21,7 +21,8 @@ from proxy.downloads.extents import Extents
 from proxy.downloads.fill import Fill, told
 from proxy.downloads.left import Finds
 from proxy.downloads.pace import Lessons
-from proxy.downloads.part import Part, discard, part_path
+from proxy.downloads.part import Part
+from proxy.downloads.partfile import discard, part_path
 from proxy.downloads.pieces import Pieces
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.downloads.turns import Turns
@@ -229,7 +230,7 @@ class Downloads:
         if givers <= {transfer.upstream}:
             transfer.givers |= givers
         else:
-            await part.rewind(0)
+            await part.renew()
 
     def _crew(self, part: Part, transfer: Transfer, pieces: Pieces) -> Crew:
         return Crew(self._ground, part, transfer, pieces, self._turns, self._lessons, self._max_ranges())

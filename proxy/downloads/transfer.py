@@ -87,7 +87,9 @@ class Transfer:
             self.origins.append(origin)
 
     def show(self, file: io.FileIO, extents: Extents) -> None:
-        """Give the file to read from; it is this transfer's to close, once it has ended and the last reader left."""
+        """Give the file to read from, in an earlier one's place; it is closed at the end, once the last reader left."""
+        if self._file is not None:
+            self._file.close()
         self._file, self.extents = file, extents
 
     def open(self, size: int | None) -> None:
@@ -120,9 +122,7 @@ class Transfer:
         self.bell.ring()
 
     def restart(self, error: CisternError) -> None:
-        """Go back to before the answer: its size binds nobody, and readers that already took bytes end with `error`,
-        since what follows may not fit to them.
-        """
+        """Go back to before the answer: its size binds nobody. Readers that already took bytes end with `error`."""
         self.extents, self.opened, self.size = Extents(), False, None
         for reader in self.readers:
             if reader.taken:

@@ -15,7 +15,8 @@ from typing import Final
 
 from proxy.downloads.bell import Bell
 from proxy.downloads.fill import OUTAGES, told
-from proxy.downloads.part import SYNC_PATIENCE, part_path, write_part
+from proxy.downloads.part import SYNC_PATIENCE
+from proxy.downloads.partfile import part_path, write_part
 from proxy.downloads.passing import Pass, Promoted
 from proxy.downloads.ring import Hasher, Ring, ring_size
 from proxy.downloads.transfer import Origin, Reader, Transfer

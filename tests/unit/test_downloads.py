@@ -2,18 +2,22 @@
 
 import asyncio
 import io
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from proxy.downloads.partfile import part_path
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Origin
+from proxy.errors import TransferFailed
 from proxy.events import Events
 from proxy.ground import Ground
 from proxy.oci import Digest
 from proxy.rules import Source
+from proxy.store.base import HOLD
 from proxy.store.filesystem import Filesystem
 from proxy.store.index import SqliteIndex
 from proxy.store.memory import MemoryStore
@@ -40,11 +44,26 @@ class GatedStore(MemoryStore):
         await super().adopt(part, digest, size)
 
 
+class Upstream(OneBlob):
+    """Its first answer is the blob, or has other bytes and stands before their end until it is told to `lie_on`."""
+
+    lie_on: asyncio.Event | None = None
+
+    async def _chunks(self, offset: int) -> AsyncIterator[bytes]:
+        if self.lie_on is not None and len(self.asked) == 1:
+            yield b"x" * (self.wanted.size - HOLD - offset)
+            await self.lie_on.wait()
+            yield b"x" * HOLD
+        else:
+            async for chunk in super()._chunks(offset):
+                yield chunk
+
+
 @dataclass
 class World:
     downloads: Downloads
     store: GatedStore
-    upstream: OneBlob
+    upstream: Upstream
     wanted: Blob
 
     async def read(self, offset: int = 0) -> bytes:
@@ -65,7 +84,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     wanted, store = blob(300_000), GatedStore()
-    upstream = OneBlob(wanted)
+    upstream = Upstream(wanted)
     async with Threads() as threads, Tasks() as tasks:
         records, index = SqliteRecords.open(tmp_path, Filesystem()), SqliteIndex.open(tmp_path, Filesystem())
         ground = Ground(
@@ -104,3 +123,28 @@ async def test_a_miss_that_comes_after_the_commit_finds_the_blob(world: World) -
     await world.downloads.idle()
     assert world.upstream.asked == [0]
     assert not world.store.is_read(world.wanted.digest)  # else it would stay for ever
+
+
+async def test_what_is_fetched_from_zero_is_another_file(world: World, tmp_path: Path) -> None:
+    """A client of a killed process may hold bytes of the lie, and asks by the file that it has them of: it is never the
+    one that is verified. Readers that took none read the new one.
+    """
+    world.upstream.lie_on = asyncio.Event()
+    part = part_path(tmp_path, world.wanted.digest)
+    part.write_bytes(world.wanted.data[:1000])  # what makes the answer a splice, worth one fetch from zero
+    early = world.downloads.join(world.wanted.digest, ORIGIN)
+    late = world.downloads.join(world.wanted.digest, ORIGIN)
+    await early.opened()
+    assert await early.ready(0) > 0
+    held = early.file
+    world.upstream.lie_on.set()
+    await late.whole()
+    assert await late.ready(0) == world.wanted.size
+    assert os.pread(late.file.fileno(), world.wanted.size, 0) == world.wanted.data
+    assert os.fstat(held.fileno()).st_ino != part.stat().st_ino == os.fstat(late.file.fileno()).st_ino
+    with pytest.raises(TransferFailed):
+        await early.ready(1000)
+    early.close()
+    late.close()
+    world.store.commit.set()
+    await world.downloads.idle()

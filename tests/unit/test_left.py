@@ -60,6 +60,14 @@ def test_a_cut_takes_what_is_behind_it(file: io.FileIO) -> None:
     assert not one.has(Span(0, 1), file)
 
 
+@pytest.mark.parametrize(("frontier", "length"), [(0, 0), (1, 0), (4, 3)])
+def test_a_cut_takes_what_lies_behind_a_hole(file: io.FileIO, frontier: int, length: int) -> None:
+    """Wherever it cuts: only where the part has no holes is its last byte written over in its place."""
+    one = Left(found((0, frontier), (8, 12)), b"")
+    one.cut(length)
+    assert not one.has(Span(8, 12), file)
+
+
 def test_the_first_find_is_what_counts(file: io.FileIO) -> None:
     """A second opening in this process finds what this process wrote: no client of an earlier one had that."""
     finds = Finds()

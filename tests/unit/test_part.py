@@ -14,10 +14,11 @@ import pytest
 
 from proxy.downloads import part as part_room
 from proxy.downloads.extents import Extents
-from proxy.downloads.part import IOV_MAX, Part, part_path
+from proxy.downloads.part import IOV_MAX, Part
+from proxy.downloads.partfile import part_path
 from proxy.downloads.progress import map_path
 from proxy.downloads.trail import TURN
-from proxy.oci import Digest
+from proxy.oci import Digest, Span
 from proxy.store.filesystem import Filesystem
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
@@ -145,6 +146,56 @@ async def test_a_wrong_prefix_never_matches(tmp_path: Path, threads: Threads, ta
     await append(part, [DATA[100:]])
     assert not await part.matches()
     part.close()
+
+
+async def test_a_renewed_part_is_another_file(part: Part) -> None:
+    """Whoever was given bytes of the old one holds another inode, and can tell any later process so."""
+    await append(part, [b"wrong" * 100])
+    await put(part, 5000, 9000)
+    old, files = part.share(), open_files()
+    await part.renew()
+    assert open_files() == files - 1  # of the map
+    assert (part.frontier, part.extents.stop, part.hashed, part.path.stat().st_size) == (0, 0, 0, 0)
+    assert not map_path(part.path).exists()
+    assert part.path.stat().st_ino != os.fstat(old.fileno()).st_ino
+    assert os.fstat(old.fileno()).st_size == 0  # its blocks are free though it is held open
+    assert not part.left.has(Span(0, 1), old)
+    await append(part, [DATA])
+    assert await part.matches()
+    assert part.path.read_bytes() == DATA
+    old.close()
+
+
+async def test_a_name_that_is_another_files_is_not_renewed(part: Part) -> None:
+    """A renewal that comes late, when its part was closed and begun anew, deletes nothing of the next one's."""
+    await append(part, [DATA])
+    part.path.unlink()
+    part.path.write_bytes(b"the next one's")
+    with pytest.raises(FileNotFoundError):
+        await part.renew()
+    assert part.path.read_bytes() == b"the next one's"
+
+
+async def test_a_cancelled_renewal_leaks_nothing(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
+    """Whoever asked for it left, and closed the part: the new file is closed as well."""
+    files = open_files()
+    part = await Part.open(tmp_path, DIGEST, threads, tasks)
+    await append(part, [DATA])
+    assert await part.matches()
+    gate = await leave(threads, part.renew(), tasks)
+    part.close()
+    gate.set()
+    await threads.disk(int)
+    assert open_files() == files
+    assert part.path.stat().st_size == 0
+
+
+async def test_going_back_by_a_byte_before_holes_leaves_none(part: Part) -> None:
+    """No map tells of them any more: a kill would take them for content."""
+    await append(part, [DATA[:500]])
+    await put(part, 5000, 9000)
+    await part.rewind(499)
+    assert part.path.stat().st_size == 499
 
 
 async def test_a_file_shortened_from_outside_is_an_error(part: Part) -> None:
