@@ -5,11 +5,14 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
+from aiohttp import hdrs
+
 from proxy.errors import CisternError
 from proxy.oci import Span
-from proxy.workers.asking import Engine, unexpected
+from proxy.workers.asking import TRIES, Engine, unexpected
 from proxy.workers.channel import Channel, Received
 from proxy.workers.kept import Blob as KeptBlob
+from proxy.workers.wire import WireBroken
 from proxy.workers.words import Ask, At, Blob, Bytes, End, Failed, Fault, Taken, UpTo
 
 
@@ -49,6 +52,7 @@ class AskedBody:
         self._file: io.FileIO | None = None
         self._data: bytes = b""
         self._taken: Span | None = None
+        self._asked_again = 0  # times since the last byte
         self._has_ended = self._is_told = False
         self._show(found)
 
@@ -67,6 +71,8 @@ class AskedBody:
             try:
                 self._channel.post(At(offset))
                 found = await self._channel.receive()
+            except WireBroken as error:  # perhaps no descriptor is left for the file
+                raise BodyLost(f"the engine's answer cannot be taken: {error}") from error
             except ConnectionError as lost:
                 await self._ask_again(offset, lost)
                 continue
@@ -83,6 +89,7 @@ class AskedBody:
                     raise unexpected(found)
             start = offset if self._taken is None else self._taken.start
             self._taken = Span(start, max(end, start))
+            self._asked_again = 0
             return end
 
     def memory(self, offset: int, end: int) -> memoryview | None:
@@ -123,6 +130,9 @@ class AskedBody:
         refuses if they may have changed since.
         """
         self._channel.close()
+        self._asked_again += 1
+        if self._asked_again > TRIES:
+            raise BodyLost("engine after engine is gone over it, or one that answers no more of it") from lost
         if len(self._blob.parts) != 1 or (self._file is None and self._taken is not None):
             raise BodyLost("the engine is gone, and what was sent cannot be told to the next one") from lost
         taken = None
@@ -135,8 +145,14 @@ class AskedBody:
         if not isinstance(again, Blob):
             self._channel.close()
             raise unexpected(found) from lost
-        if (again.status, again.length) != (self._blob.status, self._blob.length):
+        if _promised(again) != _promised(self._blob):
             found.drop()
             raise BodyLost("the engine is gone, and the next one has another answer") from lost
         self._blob = again
         self._show(found)
+
+
+def _promised(blob: Blob) -> tuple[object, ...]:
+    """What a head says of the bytes that follow: the same for two engines, or their bytes do not fit together."""
+    ranges = [text for name, text in blob.headers if name == hdrs.CONTENT_RANGE]
+    return blob.status, blob.length, blob.parts, ranges

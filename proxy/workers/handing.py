@@ -25,10 +25,10 @@ from proxy.server.blobs import Outgoing, send_blob
 from proxy.server.carrier import Carrier
 from proxy.server.registry import Registry
 from proxy.server.send import Body, BodyDropped
-from proxy.store.base import ContentBad, OpenBlob
+from proxy.store.base import OpenBlob
 from proxy.store.threads import Threads
 from proxy.workers.apart import REGISTRY
-from proxy.workers.channel import pieces
+from proxy.workers.channel import Channel, pieces
 from proxy.workers.question import Question
 from proxy.workers.wire import WireBroken
 from proxy.workers.words import At, Blob, Bytes, End, Facts, Failed, Fault, Taken, UpTo
@@ -129,33 +129,53 @@ def _refused(question: Question, why: str) -> BodyDropped:
     return BodyDropped(why)
 
 
+class Steps:
+    """Tells how far bytes of a body may leave, one step at a time. `goes_on` is asked before the first of them."""
+
+    def __init__(self, channel: Channel, body: Body, goes_on: Callable[[io.FileIO | None], bool]) -> None:
+        self._channel = channel
+        self._body = body
+        self._goes_on = goes_on
+        self._has_begun = False
+        self._shown: io.FileIO | None = None
+
+    async def take(self, offset: int) -> None:
+        """One step. Raises CisternError or OSError: none of its bytes may leave any more."""
+        body = self._body
+        end = await body.ready(offset)
+        data = body.memory(offset, end) if end > offset else None
+        if not self._has_begun and end > offset and not self._goes_on(None if data is not None else body.file):
+            raise CisternError(GONE)
+        self._has_begun = self._has_begun or end > offset
+        if data is not None:
+            await self._channel.send(Bytes(), pieces(data)[0])
+            return
+        file = body.file if end > offset else self._shown
+        self._channel.post(UpTo(end), file=None if file is self._shown or file is None else file.fileno())
+        self._shown = file
+
+
 async def _let_leave(
     question: Question, body: Body, exchange: Exchange, goes_on: Callable[[io.FileIO | None], bool]
 ) -> None:
     """Answer how far bytes may leave, until the serving process is done. `goes_on` is asked before the first of them.
     Raises ConnectionError.
     """
-    channel, has_begun = question.channel, False
-    shown: io.FileIO | None = None
+    steps = Steps(question.channel, body, goes_on)
     while True:
-        found = await channel.receive()
+        found = await question.channel.receive()
         found.drop()
         match found.message:
             case At(offset):
                 try:
-                    end = await body.ready(offset)
-                    data = body.memory(offset, end) if end > offset else None
-                except (CisternError, ContentBad) as error:
+                    await steps.take(offset)
+                except ConnectionError:
+                    raise
+                except (CisternError, OSError) as error:
                     raise _refused(question, str(error)) from error
-                if not has_begun and end > offset and not goes_on(None if data is not None else body.file):
-                    raise _refused(question, GONE)
-                has_begun = has_begun or end > offset
-                if data is not None:
-                    await channel.send(Bytes(), pieces(data)[0])
-                    continue
-                file = body.file if end > offset else shown
-                channel.post(UpTo(end), file=None if file is shown or file is None else file.fileno())
-                shown = file
+                except Exception:  # unsaid, it would look as if this engine had died: it would be asked again
+                    _refused(question, "an internal error; the engine's log has its trace")
+                    raise
             case Fault(errno, why):
                 body.failed(OSError(errno, why))
             case End(sent, why_not_all):

@@ -3,14 +3,16 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from proxy.errors import CisternError
-from proxy.workers.asking import Engine, EngineAway
+from proxy.errors import CisternError, Overloaded
+from proxy.workers.asking import TRIES, Engine, EngineAway
 from proxy.workers.bodies import AskedBody, BodyLost
 from proxy.workers.channel import Channel, connect, listening
 from proxy.workers.words import Ask, At, Blob, Bytes, End, Failed, Fault, Hello, Message, Small, Taken, UpTo
@@ -78,6 +80,18 @@ def file(tmp_path: Path) -> Path:
 
 def content(path: Path) -> bytes:
     return path.read_bytes()
+
+
+def cut_short(receive: Callable[..., tuple[bytes, list[int], int, Any]]) -> Callable[..., object]:
+    """`recv_fds` of a process that has no descriptor left: the message comes without its file."""
+
+    def received(*args: Any) -> tuple[bytes, list[int], int, Any]:
+        whole, files, flags, address = receive(*args)
+        for file in files:
+            os.close(file)
+        return whole, [], flags | (socket.MSG_CTRUNC if b"UpTo" in whole or b"Blob" in whole else 0), address
+
+    return received
 
 
 async def step(
@@ -169,6 +183,83 @@ async def test_another_answer_than_the_first_drops_the_body(answer: Blob, again:
             await waiting
 
 
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [((("", 80, 100),), "bytes 80-99/100"), ((("", 0, 20),), "bytes 0-19/90")],
+    ids=["other bytes", "of another size"],
+)
+async def test_a_range_that_is_another_one_now_drops_the_body(
+    parts: tuple[tuple[str, int, int], ...], told: str, file: Path
+) -> None:
+    """The last bytes of a blob whose size another engine knows otherwise are as many, and others."""
+    first = Blob(206, (("Content-Range", "bytes 0-19/100"),), 20, (("", 0, 20),), "", False, "sha256:0", None, None)
+    async with asked(first) as (desk, body, _):
+        with file.open("rb") as opened:
+            await step(desk, body, 0, UpTo(10), file=opened.fileno())
+            desk.die()
+            waiting = asyncio.ensure_future(body.ready(10))
+            await desk.take()
+            await desk.hears(Ask)
+            desk.says(replace(first, parts=parts, headers=(("Content-Range", told),)))
+            with pytest.raises(BodyLost, match="another answer"):
+                await waiting
+
+
+async def test_an_engine_that_answers_no_step_is_not_asked_for_ever() -> None:
+    """It is there, and each time it closes the channel without a word: so often, and no more."""
+    async with asked(blob()) as (desk, body, _):
+        waiting = asyncio.ensure_future(body.ready(0))
+        for _ in range(TRIES):
+            await desk.hears(At)
+            desk.die()
+            await desk.take()
+            await desk.hears(Ask)
+            desk.says(blob())
+        await desk.hears(At)
+        desk.die()
+        with pytest.raises(BodyLost):
+            await waiting
+
+
+async def test_each_byte_is_worth_asking_again(file: Path) -> None:
+    """A body that moves on outlives any number of engines."""
+    async with asked(blob()) as (desk, body, _):
+        with file.open("rb") as opened:
+            await step(desk, body, 0, UpTo(1), file=opened.fileno())
+            for offset in range(1, 3 + TRIES):
+                desk.die()
+                waiting = asyncio.ensure_future(body.ready(offset))
+                await desk.take()
+                await desk.hears(Ask)
+                desk.says(blob())
+                await desk.hears(At)
+                desk.says(UpTo(offset + 1), file=opened.fileno())
+                assert await waiting == offset + 1
+
+
+async def test_a_file_that_cannot_be_taken_drops_the_body(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left for it here: to ask again would be answered the same way, at once and for ever."""
+    async with asked(blob()) as (desk, body, _):
+        monkeypatch.setattr(socket, "recv_fds", cut_short(socket.recv_fds))
+        with file.open("rb") as opened, pytest.raises(BodyLost, match="cut short"):
+            await step(desk, body, 0, UpTo(40), file=opened.fileno())
+
+
+async def test_an_answer_that_cannot_be_taken_is_told_as_trouble_here() -> None:
+    """503 to the client, who comes again; the engine is not asked once more."""
+    with listening() as bound:
+        desk, engine = Desk(bound), Engine(bytes(bound.getsockname()), away_s=5.0)
+        asking = asyncio.ensure_future(engine.ask(QUESTION))
+        await desk.take()
+        await desk.hears(Ask)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(socket, "recv_fds", cut_short(socket.recv_fds))
+            desk.says(blob())
+            with pytest.raises(Overloaded, match="cut short"):
+                await asking
+        desk.die()
+
+
 async def test_what_no_file_holds_is_not_asked_for_again() -> None:
     """Bytes from memory that left: nobody could tell whether what follows fits to them."""
     async with asked(blob()) as (desk, body, _):
@@ -209,6 +300,26 @@ async def test_a_question_that_kills_engines_is_given_up() -> None:
             desk.die()
         with pytest.raises(EngineAway):
             await asking
+
+
+async def test_channels_of_a_dead_engine_are_no_engines_that_died() -> None:
+    """All that were kept fail at the first use, in no time: the next engine is waited for as if there had been none."""
+    with listening() as bound:
+        desk, engine = Desk(bound), Engine(bytes(bound.getsockname()), away_s=5.0)
+        ends = []
+        for _ in range(TRIES + 2):
+            opening = asyncio.ensure_future(engine._fresh())
+            ends.append(await desk.take())
+            engine.release(await opening)
+        asking = asyncio.ensure_future(engine.ask(QUESTION))
+        assert await ends[-1].expect(Ask)
+        for end in ends:
+            end.close()
+        await desk.take()
+        assert await desk.hears(Ask) == QUESTION
+        desk.says(blob())
+        (await asking)[0].close()
+        desk.die()
 
 
 async def test_a_line_that_is_full_is_waited_for() -> None:
