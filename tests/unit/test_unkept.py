@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.capacity.base import Unbounded
-from proxy.downloads.part import part_path
+from proxy.downloads.partfile import part_path
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Reader
 from proxy.errors import BlobUnknown, Denied, NotKept, TransferFailed, UpstreamNotFound
