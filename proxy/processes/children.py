@@ -5,7 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 FIRST_PAUSE_S: Final = 0.1
@@ -20,13 +20,16 @@ SIGNALS: Final = frozenset(
 
 @dataclass(slots=True)
 class Child:
-    """One process. `said` is what it told when it was ready, None before; `at` is when it was forked (monotonic)."""
+    """One process. `said` is what it told when it was ready, None before; `at` is when it was forked (monotonic).
+    `until`: when it is killed unless it has done by then what it is waited for, None if nothing is.
+    """
 
     name: str
     pid: int
     at: float
     ready: int
     said: str | None = None
+    until: float | None = None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; the process is ours to wait for, so its number is nobody else's."""
@@ -70,9 +73,32 @@ class Inherited:
         os.close(self.ready)
 
 
+Main = Callable[[Inherited], int]
+
+
+@dataclass(slots=True)
+class Post:
+    """A place that one process after another fills. `next_at`: when the next one is due, None while one is there.
+    `successor` is being made ready to take the place of `child`.
+    """
+
+    name: str
+    main: Main
+    child: Child | None = None
+    successor: Child | None = None
+    leaving: list[Child] = field(default_factory=list)
+    next_at: float | None = None
+    pauses: Pauses = field(default_factory=Pauses)
+
+    @property
+    def all(self) -> list[Child]:
+        """Every process that is here."""
+        return [child for child in (self.child, self.successor, *self.leaving) if child is not None]
+
+
 def fork(
     name: str,
-    main: Callable[[Inherited], int],
+    main: Main,
     life: tuple[int, int],
     close: tuple[int, ...],
     failed: Callable[[Exception], int],
@@ -102,9 +128,7 @@ def fork(
     return Child(name, pid, now, readable)
 
 
-def _live(
-    main: Callable[[Inherited], int], inherited: Inherited, close: tuple[int, ...], failed: Callable[[Exception], int]
-) -> None:
+def _live(main: Main, inherited: Inherited, close: tuple[int, ...], failed: Callable[[Exception], int]) -> None:
     """The whole life of a forked process; never returns to what its parent was doing."""
     code = FAILED
     try:

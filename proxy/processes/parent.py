@@ -4,6 +4,7 @@ starts again whatever of them dies.
 One thread and no event loop, so that it can fork at any time; it touches no content, and speaks to no client. Signals:
 TERM and INT drain (serving processes first, then the engine), a second one ends all at once; HUP goes to the engine;
 USR2 puts new serving processes in the place of all, one after another. Its own end, by whatever, ends the others.
+Who was told to leave, or is to succeed another one, is waited for so long, and then killed.
 """
 
 import os
@@ -11,43 +12,22 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.collector import settle
 from proxy.log import logger
-from proxy.processes.children import LONGEST_PAUSE_S, SIGNALS, Child, Inherited, Pauses, fork
+from proxy.processes.children import LONGEST_PAUSE_S, SIGNALS, Child, Main, Post, fork
 
 log = logger("parent")
 
 ENGINE: Final = "engine"
 ENDED_AT_ONCE: Final = 1
-Main = Callable[[Inherited], int]
-
-
-@dataclass(slots=True)
-class Post:
-    """A place that one process after another fills. `next_at`: when the next one is due, None while one is there.
-    `successor` is being made ready to take the place of `child`.
-    """
-
-    name: str
-    main: Main
-    child: Child | None = None
-    successor: Child | None = None
-    leaving: list[Child] = field(default_factory=list)
-    next_at: float | None = None
-    pauses: Pauses = field(default_factory=Pauses)
-
-    @property
-    def all(self) -> list[Child]:
-        """Every process that is here."""
-        return [child for child in (self.child, self.successor, *self.leaving) if child is not None]
+READY_WITHIN_S: Final = 60.0  # a successor; as long as it takes, its predecessor serves
 
 
 class Parent:
     """Keeps the posts filled until a signal. `announce` gets the engine's word once all are ready; `let_go` closes the
-    sockets that no process will be started for any more.
+    sockets that no serving process will be started for any more. Who was told to leave is killed after `leave_s`.
     """
 
     def __init__(
@@ -58,12 +38,16 @@ class Parent:
         announce: Callable[[str], None],
         failed: Callable[[Exception], int],
         let_go: Callable[[], object],
+        leave_s: float,
+        ready_s: float = READY_WITHIN_S,
     ) -> None:
         self._engine = Post(ENGINE, engine)
         self._servers = [Post(f"server {number}", main) for number, main in enumerate(servers, 1)]
         self._announce = announce
         self._failed = failed
         self._let_go = let_go
+        self._leave_s = leave_s
+        self._ready_s = ready_s
         self._life = os.pipe()
         self._selector = selectors.EpollSelector()
         self._woken = os.pipe()
@@ -85,6 +69,7 @@ class Parent:
             self._reap()
             self._fill_what_is_due()
             self._roll_on()
+            self._kill_overdue()
         return self._code
 
     @property
@@ -113,13 +98,15 @@ class Parent:
                 self._engine.child.signal(number)
             elif number is signal.SIGUSR2 and not self._is_stopping:
                 log.info("serving processes are replaced", signal=number.name)
-                self._rolling = list(self._servers)
+                # One whose successor is on its way comes first: there is one successor at a time.
+                self._rolling = sorted(self._servers, key=lambda post: post.successor is None)
 
     def _stop(self, number: signal.Signals) -> None:
         if self._is_stopping:
             log.warning("ended at once by a second signal", signal=number.name)
             self._code = ENDED_AT_ONCE
-            self._signal_all(signal.SIGKILL)
+            for post in self._posts:
+                self._leave(post, signal.SIGKILL)
             return
         log.info("stopping", signal=number.name)
         self._is_stopping = True
@@ -135,11 +122,6 @@ class Parent:
         """Once no serving process is left, nobody needs the engine any more."""
         if self._is_stopping and not any(post.all for post in self._servers):
             self._leave(self._engine, signal.SIGTERM)
-
-    def _signal_all(self, number: signal.Signals) -> None:
-        for post in self._posts:
-            for child in post.all:
-                child.signal(number)
 
     # Processes
 
@@ -157,11 +139,27 @@ class Parent:
     def _leave(self, post: Post, number: signal.Signals) -> None:
         """The processes at a post are told to leave, and waited for; none follows."""
         post.next_at = None
-        for child in (post.child, post.successor):
-            if child is not None:
-                child.signal(number)
-                post.leaving.append(child)
+        post.leaving = post.all
         post.child = post.successor = None
+        for child in post.leaving:
+            self._dismiss(child, number)
+
+    def _dismiss(self, child: Child, number: signal.Signals) -> None:
+        child.signal(number)
+        child.until = time.monotonic() + self._leave_s
+
+    def _kill_overdue(self) -> None:
+        """Who hangs, stopped or by a disk, holds up neither a stop nor a rolling restart."""
+        now = time.monotonic()
+        for post in self._posts:
+            for child in post.all:
+                if child.until is None or now < child.until:
+                    continue
+                child.until = None
+                child.signal(signal.SIGKILL)
+                log.error("a process hangs, and is killed", process=child.name, pid=child.pid)
+                if self._is_stopping:
+                    self._code = ENDED_AT_ONCE
 
     def _fill_what_is_due(self) -> None:
         now = time.monotonic()
@@ -201,11 +199,15 @@ class Parent:
             self._rolling.clear()
             return
         post.child = None
-        if self._is_stopping:
+        if self._is_stopping and not (self._is_announced and any(server.all for server in self._servers)):
             return
         if code > 0 and not self._is_announced:  # it cannot start, and has said why
             self._code = code
             self._stop(signal.SIGTERM)
+            return
+        if post.successor is not None:
+            log.error("a process died; its successor is there", process=child.name, pid=child.pid, code=code)
+            self._succeed(post, post.successor)
             return
         pause_s = post.pauses.after(time.monotonic() - child.at)
         log.error("a process died", process=child.name, pid=child.pid, code=code, again_in_s=pause_s)
@@ -215,10 +217,13 @@ class Parent:
 
     def _wait(self) -> None:
         due = [post.next_at for post in self._posts if post.next_at is not None]
+        due += [child.until for post in self._posts for child in post.all if child.until is not None]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, Child):
                 self._hear(key.data)
+                if self._is_stopping and key.data is self._engine.child and key.data.said is not None:
+                    key.data.signal(signal.SIGUSR1)  # it drains, as the one that it follows did
             else:
                 self._empty(self._woken[0])
 
@@ -234,6 +239,10 @@ class Parent:
         """A process says that it is ready, or its end of the pipe is closed."""
         self._selector.unregister(child.ready)
         child.read()
+        if child.said is None:
+            return
+        if not any(child in post.leaving for post in self._posts):
+            child.until = None
         if not self._is_announced and all(
             post.child is not None and post.child.said is not None for post in self._posts
         ):
@@ -253,6 +262,7 @@ class Parent:
             elif post.successor is None:
                 try:
                     post.successor = self._fork(post)
+                    post.successor.until = post.successor.at + self._ready_s
                 except OSError as error:
                     log.warning("no successor can be started; the old ones stay", process=post.name, error=str(error))
                     self._rolling.clear()
@@ -260,8 +270,13 @@ class Parent:
             elif post.successor.said is None:
                 return
             else:
-                post.child.signal(signal.SIGUSR2)
+                self._dismiss(post.child, signal.SIGUSR2)
                 post.leaving.append(post.child)
-                post.child, post.successor = post.successor, None
-                self._rolling.pop(0)
-                log.info("a serving process was replaced", process=post.name, pid=post.child.pid)
+                log.info("a serving process was replaced", process=post.name, pid=post.successor.pid)
+                self._succeed(post, post.successor)
+
+    def _succeed(self, post: Post, successor: Child) -> None:
+        """A successor takes its place, and the next post has its turn."""
+        post.child, post.successor = successor, None
+        if post in self._rolling:
+            self._rolling.remove(post)

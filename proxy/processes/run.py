@@ -22,6 +22,7 @@ from proxy.workers.apart import DATA, REGISTRY, Apart
 from proxy.workers.board import Board
 from proxy.workers.channel import listening
 
+BESIDE_DRAIN_S: Final = 10.0  # who retires has two drains at most; and so much to close what is open
 KEYS: Final = {REGISTRY: "registry.listen", DATA: "blobs.listen"}
 
 
@@ -73,6 +74,7 @@ def _run_apart(source: Source, config: Config, log_format: Format, failed: Calla
             announce=print_line,
             failed=failed,
             let_go=lambda: _close_but(every, [asked]),
+            leave_s=2 * config.registry.drain_s + BESIDE_DRAIN_S,
         )
         return parent.run()
 
