@@ -309,6 +309,33 @@ async def test_a_killed_engine_completes_no_lie(served: CisternProcess, registry
         assert (await get(served, path)).body == large.data
 
 
+async def test_a_restart_that_the_killed_engine_took_with_it_completes_no_lie(
+    served: CisternProcess, registry: Registry, large: Blob
+) -> None:
+    """An engine finds its part wrong, and is killed while it fetches the true bytes. Clients that were slow then hold
+    wrong ones, and nobody told them: the next engine, which finds true ones where theirs were, does not go on for them.
+    """
+    path, beyond = f"/v2/hub.test/team/large/blobs/{large.digest}", LARGE * 3 // 4
+    async with served:
+        stop = Gate()
+        again = registry.hold(large.digest, beyond, times=1)
+        registry.script(large.digest, times=1)  # the honest rest, by which the whole is found to be wrong
+        lie = script.spoil(1000), script.gate(stop, LARGE // 2), script.cut(LARGE // 2)
+        registry.script(large.digest, *lie, times=1)
+        readers = await spread(served, path, 6)
+        for reader in readers:
+            await reader.read(100_000)
+        await stop.reached()
+        stop.open()
+        await again.reached()
+        engine = pid_of(served, "engine")
+        os.kill(engine, signal.SIGKILL)
+        await pid_after(served, "engine", engine)
+        ends = await asyncio.gather(*(reader.rest() for reader in readers), return_exceptions=True)
+        assert all(isinstance(end, ConnectionError) for end in ends)
+        assert (await get(served, path)).body == large.data
+
+
 async def test_hits_go_on_while_the_engine_is_away(served: CisternProcess, image: Image) -> None:
     """A stopped engine answers nobody, and nobody has to ask for what was asked for lately."""
     paths = ("/v2/hub.test/team/app/manifests/1", blob_path(image.layers[0]))
