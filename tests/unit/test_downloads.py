@@ -148,3 +148,17 @@ async def test_what_is_fetched_from_zero_is_another_file(world: World, tmp_path:
     late.close()
     world.store.commit.set()
     await world.downloads.idle()
+
+
+async def test_a_kept_part_that_is_too_long_is_begun_in_another_file(world: World, tmp_path: Path) -> None:
+    """It is more than the manifest tells of. What a client of an earlier process has of it is not written anew beneath
+    it, which a later process could not see.
+    """
+    part = part_path(tmp_path, world.wanted.digest)
+    part.write_bytes(world.wanted.data + b"?")
+    world.store.commit.set()
+    with part.open("rb") as held:
+        await world.downloads.fill(world.wanted.digest, Origin(ORIGIN.source, world.wanted.size))
+        assert os.fstat(held.fileno()).st_size == 0
+    assert world.upstream.asked == [0]
+    assert await world.store.stat(world.wanted.digest) == world.wanted.size
