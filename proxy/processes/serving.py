@@ -141,6 +141,7 @@ class Serving:
 
     async def _stand(self, channel: Channel) -> None:
         """One standing connection, until it ends: by ConnectionError, or another OSError."""
+        self._kept.forget(())  # of what was deleted before, this process may not have heard
         try:
             channel.post(Serve(self._sockets.index))
             self._standing = channel

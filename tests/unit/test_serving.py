@@ -2,14 +2,17 @@
 
 import asyncio
 import errno
+import io
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from proxy import serve
 from proxy.config import Address, parse
+from proxy.processes import serving as room
 from proxy.processes.serving import Serving, Sockets
 from proxy.serve import FILES_BESIDE
 from proxy.store.threads import Threads
@@ -18,8 +21,8 @@ from proxy.workers.apart import DATA, REGISTRY
 from proxy.workers.asking import IDLE_MAX, Engine
 from proxy.workers.board import Board
 from proxy.workers.channel import Channel, connect, listening
-from proxy.workers.kept import FILES_MAX
-from proxy.workers.words import Hello, Serve, Settings
+from proxy.workers.kept import FILES_MAX, Blob, Kept
+from proxy.workers.words import Facts, Hello, Serve, Settings
 
 
 @pytest.fixture
@@ -67,10 +70,7 @@ async def test_the_files_of_each_address_of_what_is_kept_and_of_idle_channels_ar
         serving = Serving(Sockets(1, at, name, Board()), threads)
         async with Tasks() as tasks:
             tasks.start(serving.stand(), name="stand")
-            accepted, _ = await asyncio.get_running_loop().sock_accept(bound)
-            channel = Channel(accepted)
-            channel.post(Hello())
-            await channel.expect(Serve)
+            channel = await taken(bound)
             channel.post(Settings(1000, None, None, 1.0))
             await serving.settled.wait()
             channel.close()
@@ -103,3 +103,35 @@ async def test_a_refusal_of_the_kernel_leaves_no_process_deaf(number: int, threa
             channel.post(Hello())
             assert (await channel.expect(Serve)).message == Serve(7)
             channel.close()
+
+
+async def test_what_was_kept_before_a_standing_connection_is_held_by_none_after_it(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was deleted in between nobody told: its blocks would stay in use by a file that no client asks for."""
+    board, path = Board(), tmp_path / "blob"
+    path.write_bytes(b"content")
+    kept = Kept(board)
+    monkeypatch.setattr(room, "Kept", lambda _board: kept)
+    with listening() as bound, socket.socket() as door:
+        name = bytes(bound.getsockname())
+        serving = Serving(Sockets(1, {REGISTRY: (Address("127.0.0.1", 0), door)}, name, board), threads)
+        async with Tasks() as tasks:
+            tasks.start(serving.stand(), name="stand")
+            channel = await taken(bound)
+            file = io.FileIO(path, "rb")
+            facts = Facts("blob", "hub.test", "team/app", "d", board.changes, None, 0.0)
+            kept.keep_blob("/blob", Blob(facts, file, 7, {}, 0.0))
+            channel.close()
+            channel = await taken(bound)
+            assert file.closed
+            channel.close()
+
+
+async def taken(bound: socket.socket) -> Channel:
+    """A standing connection, as an engine takes it."""
+    accepted, _ = await asyncio.get_running_loop().sock_accept(bound)
+    channel = Channel(accepted)
+    channel.post(Hello())
+    await channel.expect(Serve)
+    return channel
