@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from proxy.exits import lines_of, tell
-from proxy.heap import share_one_arena
 from proxy.processes.run import run
 from proxy.reload import Source
 
@@ -20,7 +19,6 @@ from proxy.reload import Source
 def main(order: Mapping[str, Any]) -> int:
     """Serve what was ordered: `config`, a path or None; `flags`, as `Source` has them; `log_format`. The exit code."""
     flags = {flag: (key, text) for flag, (key, text) in order["flags"].items()}
-    share_one_arena()
     path = None if order["config"] is None else Path(order["config"])
     try:
         return run(Source(path, os.environ, flags), log_format=order["log_format"], failed=tell)

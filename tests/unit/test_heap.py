@@ -75,29 +75,3 @@ async def test_another_c_library_is_left_alone() -> None:
 
     async with Threads() as threads:
         await keep_small(None, threads, sleep)
-
-
-ARENAS = """
-import re, sys, threading
-from pathlib import Path
-from proxy.heap import share_one_arena
-
-if sys.argv[1] == "one":
-    share_one_arena()
-held, gate = [], threading.Event()
-threads = [threading.Thread(target=lambda: (held.append(bytearray(100_000)), gate.wait())) for _ in range(4)]
-for thread in threads:
-    thread.start()
-while len(held) < 4:
-    pass
-maps = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) ---p 00000000 00:00 0 *$", Path("/proc/self/maps").read_text(), re.M)
-print(sum(int(end, 16) - int(start, 16) > 60 << 20 for start, end in maps))
-gate.set()
-"""
-
-
-@pytest.mark.parametrize(("arenas", "found"), [("one", [0]), ("many", [1, 2, 3, 4])])
-def test_all_threads_share_one_arena(arenas: str, found: list[int]) -> None:
-    """Others reserve 64 MiB of addresses each; without asking there are some, so that the look finds them."""
-    ran = subprocess.run([sys.executable, "-c", ARENAS, arenas], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert int(ran.stdout) in found
