@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys.test_reload import APP, text, upstream
 from tests.support import images, script
 from tests.support.registry import Registry
 from tests.support.reloading import Reloading, reloading
+from tests.support.rewritten import APP, text, upstream
 
 CLIENTS = 8
 BLOBS = 30
