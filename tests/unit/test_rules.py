@@ -1,39 +1,13 @@
 """Where a name leads: the four ways to say it, what goes before what, and what is refused."""
 
-import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from proxy.config import Config, RuleConfig, parse
-from proxy.errors import CisternError, Denied, NameInvalid, NameUnknown
+from proxy.errors import NameInvalid, NameUnknown
 from proxy.freshness import Verdict
-from proxy.rules import Place, Route, Rules
-
-HUB = """
-upstreams:
-  docker.io:
-    endpoints: [{url: https://registry-1.docker.io}, {url: https://mirror.example}]
-    aliases: [index.docker.io, registry-1.docker.io, hub]
-    official_prefix: library
-    credentials: hub
-  quay.io: {}
-  lab: {endpoints: [{url: 'http://lab.example'}], plain_http: true}
-credentials:
-  hub: {username: u, password: {env: A}}
-  team: {username: u, password: {env: B}}
-"""
-
-
-def rules_of(text: str, base: str = HUB) -> Rules:
-    return Rules(parse(base + text))
-
-
-def source_of(route: Route) -> str:
-    return f"{route.source.upstream}/{route.source.repository}"
-
+from proxy.rules import Place
+from tests.support.ruled import rules_of, source_of
 
 WAYS: dict[str, dict[str, Any]] = {
     "ns": {"name": "library/nginx", "namespace": "docker.io"},
@@ -191,77 +165,6 @@ def test_without_implicit_rules_only_explicit_ones_lead_anywhere() -> None:
     assert [view.name for view in rules.listing()] == ["r"]
 
 
-DENIALS = """
-rules:
-  - {name: hub, repository: dockerhub/*, upstream: docker.io/*}
-  - {name: evil-alias, repository: fine/*, upstream: docker.io/evil/*}
-  - {name: no-evil, upstream: docker.io/evil/*, deny: true}
-  - {name: but-good, repository: good/*, upstream: docker.io/evil/good/*}
-  - {name: no-nginx, upstream: docker.io/nginx, deny: true}
-"""
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"name": "evil/x", "namespace": "docker.io"},
-        {"name": "evil/x", "namespace": "index.docker.io"},
-        {"name": "evil/x", "prefix": "docker.io"},
-        {"name": "docker.io/evil/x"},
-        {"name": "hub/evil/x"},
-        {"name": "evil/x"},
-        {"name": "dockerhub/evil/x"},
-        {"name": "fine/x"},
-        {"name": "nginx"},
-        {"name": "library/nginx", "namespace": "docker.io"},
-        {"name": "dockerhub/nginx"},
-        {"name": "dockerhub/library/nginx"},
-    ],
-)
-def test_a_denial_holds_for_every_form_of_a_name(asked: dict[str, str]) -> None:
-    """What is denied is the upstream repository: no other path, alias, prefix or rule leads around it."""
-    with pytest.raises(Denied):
-        rules_of(DENIALS).route(**asked)
-
-
-def test_an_exception_to_a_denial_is_longer_and_holds_for_every_form() -> None:
-    """An allowing rule with a longer upstream side opens its part again, however that is named."""
-    rules = rules_of(DENIALS)
-    for asked in (
-        {"name": "good/x"},
-        {"name": "evil/good/x", "namespace": "docker.io"},
-        {"name": "dockerhub/evil/good/x"},
-    ):
-        assert source_of(rules.route(**asked)) == "docker.io/evil/good/x"
-
-
-def test_of_equals_the_denial_stands() -> None:
-    """A denial beside an allowing rule with the same upstream side wins, first or second."""
-    for order in (("allow", "deny"), ("deny", "allow")):
-        texts = {
-            "allow": "{name: a, repository: q/*, upstream: quay.io/x/*}",
-            "deny": "{name: d, upstream: quay.io/x/*, deny: true}",
-        }
-        rules = rules_of(f"rules: [{', '.join(texts[word] for word in order)}]")
-        for asked in ({"name": "q/y"}, {"name": "x/y", "namespace": "quay.io"}):
-            with pytest.raises(Denied):
-                rules.route(**asked)
-
-
-def test_of_two_rules_with_one_upstream_side_the_first_stands() -> None:
-    """A name that says the upstream takes the first rule for it; each rule's own path keeps its own."""
-    rules = rules_of(
-        "rules:\n"
-        "- {name: first, repository: a/*, upstream: quay.io/*, credentials: team}\n"
-        "- {name: second, repository: b/*, upstream: quay.io/*}"
-    )
-    assert rules.route("x/y", namespace="quay.io").rule == "first"
-    assert rules.route("b/x/y").rule == "second"
-    assert rules.route("b/x/y").place != rules.route("a/x/y").place
-    (overlap,) = rules.overlaps()
-    assert (overlap.rule, overlap.other) == ("first", "second")
-
-
 def test_credentials_decide_what_is_public() -> None:
     """A rule's credentials go before the upstream's; content is public without any, or where the rule says so."""
     rules = rules_of(
@@ -352,113 +255,3 @@ def test_overlaps_name_the_rule_that_goes_first() -> None:
         ("quay.io", "hidden"),
         ("denies", "wide"),
     ]
-
-
-# Against a naive reference
-
-COMPONENTS = st.sampled_from(["a", "b", "c"])
-NAMES = st.lists(COMPONENTS, min_size=1, max_size=4).map("/".join)
-PATTERNS = st.one_of(NAMES, NAMES.map(lambda name: f"{name}/*"), st.just("*"))
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> Config:
-    rules: list[dict[str, Any]] = []
-    for index, repository in enumerate(draw(st.lists(PATTERNS, max_size=8, unique=True))):
-        literal = draw(NAMES)
-        upstream = f"{draw(st.sampled_from(['u.io', 'v.io']))}/{literal}" + ("/*" if repository.endswith("*") else "")
-        rules.append({"name": f"r{index}", "repository": repository, "upstream": upstream, "deny": draw(st.booleans())})
-    tree = {
-        "upstreams": {
-            "u.io": {"endpoints": [{"url": "https://u.io"}]},
-            "v.io": {"endpoints": [{"url": "https://v.io"}]},
-        },
-        "registry": {"default_upstream": draw(st.sampled_from(["u.io", None]))},
-        "implicit_rules": draw(st.booleans()),
-        "rules": rules,
-    }
-    return Config.parse(tree)
-
-
-def matches(pattern: str, name: str) -> bool:
-    return name.startswith(pattern[:-1]) and name != pattern[:-1] if pattern.endswith("*") else name == pattern
-
-
-def naive(config: Config, name: str, namespace: str | None) -> tuple[str, str] | type[CisternError]:
-    """The contract's paragraph, sentence by sentence, with a scan over all rules."""
-
-    def best(found: list[tuple[RuleConfig | None, str]]) -> tuple[RuleConfig | None, str] | None:
-        ranked = sorted(
-            enumerate(found),
-            key=lambda item: (
-                item[1][1].endswith("*"),
-                -len(item[1][1]),
-                item[1][0] is None,
-                item[1][0] is not None and not item[1][0].deny,
-                item[0],
-            ),
-        )
-        return ranked[0][1] if ranked else None
-
-    def by_upstream(target: str) -> tuple[RuleConfig | None, str] | None:
-        sides: list[tuple[RuleConfig | None, str]] = [(rule, str(rule.upstream)) for rule in config.rules]
-        sides += [(None, f"{upstream}/*") for upstream in config.upstreams if config.implicit_rules]
-        return best([(rule, side) for rule, side in sides if matches(side, target)])
-
-    first = name.partition("/")[0]
-    rule: RuleConfig | None = None
-    if namespace is not None:
-        target = f"{namespace}/{name.removeprefix(f'{namespace}/')}"
-    elif first in config.upstreams and "/" in name:
-        target = name
-    else:
-        paths = [(rule, str(rule.repository)) for rule in config.rules if matches(str(rule.repository), name)]
-        chosen = best([(rule.replaced(deny=False), side) for rule, side in paths])
-        rule = chosen[0] if chosen else None
-        if rule is not None:
-            side = str(rule.upstream)
-            target = side[:-1] + name[len(str(rule.repository)) - 1 :] if side.endswith("*") else side
-        elif "." in first or config.registry.default_upstream is None:
-            return NameUnknown
-        else:
-            target = f"{config.registry.default_upstream}/{name}"
-    judge = by_upstream(target)
-    if judge is None:
-        return NameUnknown
-    if judge[0] is not None and judge[0].deny:
-        return Denied
-    taken = rule or judge[0]
-    return (target.partition("/")[0] if taken is None else taken.name), target
-
-
-ASKED = st.one_of(NAMES, NAMES.map(lambda name: f"u.io/{name}"), NAMES.map(lambda name: f"w.io/{name}"))
-
-
-@given(configs(), ASKED, st.sampled_from([None, "u.io", "v.io"]))
-@settings(max_examples=1000, deadline=None)
-def test_routing_agrees_with_a_scan_over_all_rules(config: Config, name: str, namespace: str | None) -> None:
-    """The tables find what the contract's words find, for any rules and any name."""
-    try:
-        route = Rules(config).route(name, namespace=namespace)
-        found: Any = (route.rule, source_of(route))
-    except CisternError as error:
-        found = type(error)
-    assert found == naive(config, name, namespace)
-
-
-@given(configs(), NAMES)
-@settings(max_examples=300, deadline=None)
-def test_what_leads_to_a_place_is_found_without_a_scan(config: Config, repository: str) -> None:
-    """As one rule after the other would say it, in the order of matching."""
-    rules, place = Rules(config), Place("u.io", repository)
-    scanned = [route for view in rules.listing() if (route := rules.route_in(view.name, place)) is not None]
-    assert [route.rule for route in rules.leading_to(place)] == [route.rule for route in scanned]
-    assert list(rules.leading_to(Place("w.io", repository))) == []
-
-
-def test_many_rules_cost_no_more_than_few() -> None:
-    """Each of 5000 rules is found, by its own path and by its upstream's name."""
-    lines = "\n".join(f"- {{name: r{n}, repository: t{n}/*, upstream: quay.io/t{n}/*}}" for n in range(5000))
-    rules = rules_of(f"rules:\n{lines}")
-    for n in random.Random(7).sample(range(5000), 100):
-        assert rules.route(f"t{n}/x").rule == rules.route(f"t{n}/x", namespace="quay.io").rule == f"r{n}"
