@@ -1,51 +1,19 @@
 """What a pull would do, and why: told without doing it."""
 
-import errno
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy import errors
-from proxy.errors import CisternError, Failure
-from proxy.explain import Explanation, Verdict
-from proxy.explain.diagnosis import diagnose
-from proxy.explain.facts import HeldFacts, judge_pull
-from proxy.explain.words import ago
-from proxy.failures import may_serve_stale
-from proxy.freshness import Freshness, TagPolicy
-from proxy.freshness import Verdict as Policy
-from proxy.oci import Digest
-from proxy.rules import Route, Source
+from proxy.explain import Verdict
 from tests.support import script
 from tests.support.clock import Clock
-from tests.support.images import Image, index, layer, manifest
-from tests.support.kept import REPOSITORY, Kept, kept
-from tests.support.leaks import Canaries
-from tests.support.proxy import UPSTREAM, config_text, running
+from tests.support.explained import BASE, NAME, pulled, told
+from tests.support.images import index, layer, manifest
+from tests.support.kept import REPOSITORY, kept
+from tests.support.proxy import UPSTREAM
 from tests.support.registry import Registry
 from tests.support.wire import refusal
-
-NAME = f"{UPSTREAM}/{REPOSITORY}"
-BASE = layer({"base": b"b" * 5000})
-
-
-@asynccontextmanager
-async def pulled(
-    registry: Registry, cache: Path, clock: Clock, image: Image, extra: str = "hydrate: {image: none}\n"
-) -> AsyncIterator[Kept]:
-    """The rooms after `image` was pulled whole as tag 1."""
-    registry.add(REPOSITORY, "1", image)
-    async with kept(cache, registry, clock, extra) as rooms:
-        await rooms.pull(image)
-        yield rooms
-
-
-def told(explanation: Explanation) -> str:
-    return "\n".join(explanation.as_text())
 
 
 async def test_a_first_pull_comes_from_the_upstream(registry: Registry, cache_dir: Path) -> None:
@@ -195,103 +163,6 @@ async def test_an_upstream_that_wants_credentials(registry: Registry, cache_dir:
     assert f"upstreams.{UPSTREAM}.credentials" in found.problem.advice
 
 
-async def test_credentials_that_cannot_be_read(
-    registry: Registry, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The variable that is missing is named, and so is the set."""
-    monkeypatch.delenv("CORP_PASSWORD", raising=False)
-    extra = "credentials: {corp: {username: me, password: {env: CORP_PASSWORD}}}\n"
-    text = config_text(cache_dir, registry, extra, credentials="corp", allow_insecure_credentials=True)
-    async with running(text) as proxy:
-        found = await Kept.over(proxy).explain.explain(f"{NAME}:1")
-    assert found.route is not None
-    assert found.route.credentials == "corp"
-    assert "CORP_PASSWORD" in str(found.route.credentials_trouble)
-    assert "corp, but environment variable CORP_PASSWORD" in told(found)
-
-
-async def test_no_secret_is_told(
-    registry: Registry, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, canaries: Canaries
-) -> None:
-    """Credentials are named, never shown, in text and in JSON."""
-    monkeypatch.setenv("CORP_PASSWORD", canaries.secret("password"))
-    registry.add(REPOSITORY, "1", manifest(BASE))
-    extra = "credentials: {corp: {username: me, password: {env: CORP_PASSWORD}}}\n"
-    text = config_text(cache_dir, registry, extra, credentials="corp", allow_insecure_credentials=True)
-    async with running(text) as proxy:
-        found = await Kept.over(proxy).explain.explain(f"{NAME}:1")
-    assert "corp" in told(found)
-    canaries.assert_absent(told(found), repr(found.as_json()))
-
-
-async def test_an_upstream_that_says_nothing_is_not_waited_for(registry: Registry, cache_dir: Path) -> None:
-    """The answer comes within the bound, and says so."""
-    registry.add(REPOSITORY, "1", manifest(BASE))
-    gate = registry.hold_headers("1")
-    async with kept(cache_dir, registry, ask_within_s=0.05) as rooms:
-        found = await rooms.explain.explain(f"{NAME}:1")
-        gate.open()
-    assert found.verdict is Verdict.FAILS
-    assert found.asked is not None
-    assert "no answer within 0.05 s" in str(found.asked.error)
-
-
-async def test_an_open_circuit_is_told(registry: Registry, cache_dir: Path) -> None:
-    """The endpoint that is left alone is named with its state, and when to try again."""
-    await registry.stop()
-    async with kept(cache_dir, registry, breaker={"failures": 1}) as rooms:
-        await rooms.explain.explain(f"{NAME}:1")
-        found = await rooms.explain.explain(f"{NAME}:1")
-    assert found.route is not None
-    assert found.route.endpoints[0].circuit == "open"
-    assert "its circuit is open" in told(found)
-    assert found.problem is not None
-    assert (found.problem.failure, "tried again by itself in" in found.problem.advice) == ("left_alone", True)
-
-
-async def test_since_when_and_until_when_is_told(registry: Registry, cache_dir: Path, clock: Clock) -> None:
-    """How long an endpoint is left alone and what it did last; how long it asks these credentials for nothing."""
-    registry.script("1", script.throttle("90"), methods=("HEAD", "GET"))
-    async with kept(cache_dir, registry) as rooms:
-        await rooms.explain.explain(f"{NAME}:1")
-        throttled = await rooms.explain.explain(f"{NAME}:1")
-    assert throttled.route is not None
-    assert 60 < (throttled.route.endpoints[0].throttled_for_s or 0) < 120
-    assert "asks for no requests for 1 minute more" in told(throttled)
-    await registry.stop()
-    async with kept(cache_dir, registry, breaker={"failures": 1}) as rooms:
-        await rooms.explain.explain(f"{NAME}:1")
-        away = await rooms.explain.explain(f"{NAME}:1")
-    assert away.route is not None
-    [endpoint] = away.route.endpoints
-    assert (endpoint.circuit, endpoint.last_error) == ("open", "connect")
-    assert endpoint.open_for_s is not None
-    assert "left alone for 0 s; tried again in" in told(away)
-    assert "0 s ago: upstream" in told(away)
-
-
-async def test_a_disk_that_takes_nothing_is_told(registry: Registry, cache_dir: Path) -> None:
-    """The pull works and is not kept: why, as the disk said it."""
-    registry.add(REPOSITORY, "1", manifest(BASE))
-    async with kept(cache_dir, registry) as rooms:
-        rooms.proxy.rooms.capacity.refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        found = await rooms.explain.explain(f"{NAME}:1")
-    assert (found.verdict, found.works) == (Verdict.UPSTREAM, True)
-    assert found.not_kept == "the disk refuses: No space left on device"
-    assert "only passed on: the disk refuses: No space" in told(found)
-
-
-async def test_a_rules_one_endpoint_is_the_only_one_told(registry: Registry, cache_dir: Path) -> None:
-    """`endpoint:` pins: others of the upstream are not asked, and not shown."""
-    endpoints = [{"url": "http://127.0.0.1:9"}, {"url": registry.url}]
-    extra = f"rules: [{{name: pinned, upstream: {UPSTREAM}/team/*, endpoint: '{registry.url}'}}]\n"
-    async with kept(cache_dir, registry, extra=extra, endpoints=endpoints, plain_http=True) as rooms:
-        found = await rooms.explain.explain(f"{NAME}:1")
-    assert found.route is not None
-    assert [endpoint.url for endpoint in found.route.endpoints] == [registry.url]
-    assert "the only one this rule takes" in told(found)
-
-
 @pytest.mark.parametrize("text", ["", "NOT A NAME", "x@sha256:1", "x:"])
 async def test_what_is_no_reference_is_refused(registry: Registry, cache_dir: Path, text: str) -> None:
     """Wrong use, not an explanation."""
@@ -308,134 +179,3 @@ async def test_json_says_the_same(registry: Registry, cache_dir: Path, clock: Cl
     assert (document["verdict"], document["works"], document["problem"]) == ("here", True, None)
     assert document["route"]["rule"] == UPSTREAM
     assert document["text"] == found.as_text()
-
-
-# The decision, against the rooms that make it
-
-
-HELD = HeldFacts(
-    digest=str(Digest.of(b"x")),
-    media_type=None,
-    manifest_here=True,
-    blobs_present=1,
-    blobs_total=1,
-    missing=(),
-    platforms=(),
-    is_whole=True,
-)
-AWAY = errors.UpstreamUnavailable("u", "away")
-NOT_FOUND = errors.UpstreamNotFound("u", "none")
-DENIED = errors.UpstreamDenied("u", "no", credentials=None)
-STRICT = TagPolicy(on_not_found=Policy.DENY, on_denied=Policy.DENY)
-KIND = TagPolicy(on_not_found=Policy.SERVE_STALE, on_denied=Policy.SERVE_STALE)
-
-
-@pytest.mark.parametrize(
-    ("policy", "freshness", "held", "error", "verdict"),
-    [
-        (KIND, None, None, None, Verdict.UPSTREAM),
-        (KIND, None, None, AWAY, Verdict.FAILS),
-        (KIND, Freshness.FRESH, HELD, None, Verdict.HERE),
-        (KIND, Freshness.FRESH, HELD, AWAY, Verdict.HERE),
-        (STRICT, Freshness.FRESH, HELD, NOT_FOUND, Verdict.HERE),
-        (KIND, Freshness.FRESH, None, AWAY, Verdict.FAILS),
-        (KIND, Freshness.CHECK_BEHIND, HELD, DENIED, Verdict.HERE),
-        (KIND, Freshness.EXPIRED, HELD, None, Verdict.HERE),
-        (KIND, Freshness.EXPIRED, HELD, AWAY, Verdict.STALE),
-        (STRICT, Freshness.EXPIRED, HELD, AWAY, Verdict.STALE),
-        (KIND, Freshness.EXPIRED, HELD, NOT_FOUND, Verdict.STALE),
-        (STRICT, Freshness.EXPIRED, HELD, NOT_FOUND, Verdict.FAILS),
-        (KIND, Freshness.EXPIRED, HELD, DENIED, Verdict.STALE),
-        (STRICT, Freshness.EXPIRED, HELD, DENIED, Verdict.FAILS),
-        (KIND, Freshness.TOO_OLD, HELD, AWAY, Verdict.FAILS),
-    ],
-)
-def test_the_policy_decides(
-    policy: TagPolicy, freshness: Freshness | None, held: HeldFacts | None, error: CisternError | None, verdict: Verdict
-) -> None:
-    """By tag: fresh from here, past that the upstream's word, and the rule's policy where it fails."""
-    may_be_stale = error is None or may_serve_stale(error, policy, in_grace=False)
-    assert judge_pull(freshness, held, error, by_tag=True, may_be_stale=may_be_stale) is verdict
-
-
-def test_a_refused_credential_past_its_grace_opens_nothing() -> None:
-    """Not even a digest that is here: `credential_grace` is over."""
-    refused = errors.CredentialRefused("u", "no", credentials="set")
-    assert judge_pull(None, HELD, refused, by_tag=False) is Verdict.HERE
-    assert judge_pull(None, HELD, refused, by_tag=False, is_refused=True) is Verdict.FAILS
-
-
-@pytest.mark.parametrize("mode", ["away", "not found", "denied"])
-@pytest.mark.parametrize("policy", ["serve_stale", "deny"])
-async def test_what_is_foretold_is_what_happens(
-    registry: Registry, cache_dir: Path, clock: Clock, mode: str, policy: str
-) -> None:
-    """A real pull of an expired tag ends as its explanation says."""
-    extra = f"hydrate: {{image: none}}\ntags: {{on_not_found: {policy}, on_denied: {policy}}}\n"
-    async with pulled(registry, cache_dir, clock, manifest(BASE), extra=extra) as rooms:
-        clock.advance(3600)
-        code = {"away": 503, "not found": 404, "denied": 403}[mode]
-        registry.script("1", script.become(refusal(code, "UNKNOWN")), methods=("HEAD", "GET"))
-        foretold = await rooms.explain.explain(f"{NAME}:1")
-        reply = await rooms.proxy.ask(f"{REPOSITORY}/manifests/1")
-    assert foretold.works == (reply.status == 200)
-    assert (foretold.verdict is Verdict.STALE) == ("Warning" in reply.headers)
-
-
-# Words
-
-
-ROUTE = Route(
-    rule="r",
-    source=Source("u.test", "team/app", "set"),
-    client_repository="x",
-    tags=TagPolicy(),
-    hydrate=False,
-    public=False,
-    is_mirror=True,
-)
-
-
-@pytest.mark.parametrize(
-    ("error", "word"),
-    [
-        (errors.CredentialUnavailable("u.test", "no token"), "credentials.set.password"),
-        (errors.CredentialRefused("u.test", "refused", credentials="set"), "whether they have expired"),
-        (errors.UpstreamDenied("u.test", "no", credentials="set"), "let the credentials set read team/app"),
-        (errors.UpstreamDenied("u.test", "no", credentials=None), "upstreams.u.test.credentials"),
-        (errors.UpstreamThrottled("u.test", "slow", 30.0), "asked again in 30 s"),
-        (errors.UpstreamTimeout("u.test", "slow"), "firewall"),
-        (errors.UpstreamUnavailable("u.test", "down", 7.0), "try again in 7 s"),
-        (errors.UpstreamThrottled("u.test", "pulls", 7200.0, is_pull_limit=True), "in 2 hours; tags are still checked"),
-        (errors.UpstreamLied("u.test", "html"), "login page"),
-        (errors.DialRefused("u.test", "private"), "trusted_redirects"),
-        (errors.UpstreamNotFound("u.test", "none"), "check the name and the tag"),
-        (errors.ManifestUnknown("none"), "check the name and the tag"),
-        (errors.Denied("blocked"), "`block`"),
-        (errors.CisternError("odd"), "cistern check"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-def test_every_error_has_its_advice(error: CisternError, word: str) -> None:
-    """What to do is said in words that name a key or a place to look."""
-    problem = diagnose(error, ROUTE)
-    assert problem.why == str(error)
-    assert word in problem.advice
-
-
-@pytest.mark.parametrize("failure", Failure)
-def test_every_class_of_failure_has_its_advice(failure: Failure) -> None:
-    """Named in the facts, for scripts; each says something of its own, with credentials and without."""
-    error = errors.UpstreamUnavailable("u.test", "x", failure=failure)
-    problem = diagnose(error, ROUTE)
-    assert (problem.failure, len(problem.advice) > 20) == (failure.value, True)
-    assert diagnose(error, replace(ROUTE, source=replace(ROUTE.source, credentials=None))).advice
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s ago"), (59, "59 s ago"), (60, "1 minute ago"), (7300, "2 hours ago"), (90_000, "1 day ago")],
-)
-def test_an_age_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
-    """Short, and never negative."""
-    assert ago(seconds) == text
