@@ -17,8 +17,8 @@ from proxy.store.base import OpenBlob
 from proxy.tasks import Tasks
 from tests.support.clock import Clock
 from tests.support.crowded import CAP, MIB, PLACE, cache, here, images, pulled, room_for
-from tests.support.images import blob, manifest
-from tests.support.kept import REPOSITORY
+from tests.support.images import Image, blob, manifest
+from tests.support.kept import REPOSITORY, Kept
 from tests.support.registry import Registry
 from tests.support.site import settled
 
@@ -36,6 +36,20 @@ async def test_a_call_for_room_is_heard(registry: Registry, cache_dir: Path, clo
         assert not here(rooms, one)
 
 
+def cannot_be_read(rooms: Kept, image: Image, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the disk refuses this image's manifest, and nothing of it is remembered: as after a start."""
+    store = rooms.proxy.rooms.disk.blobs
+    read = store.read
+
+    async def refused(digest: Digest) -> OpenBlob | None:
+        if digest == image.digest:
+            raise error
+        return await read(digest)
+
+    monkeypatch.setattr(store, "read", refused)
+    rooms.proxy.rooms.holdings._contents.clear()
+
+
 async def test_a_manifest_that_cannot_be_read_now_costs_no_layer(
     registry: Registry, cache_dir: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,16 +57,7 @@ async def test_a_manifest_that_cannot_be_read_now_costs_no_layer(
     [one] = images(registry, 1)
     async with cache(cache_dir, registry, clock) as rooms:
         await pulled(rooms, clock, (one, "1"))
-        store = rooms.proxy.rooms.disk.blobs
-        read = store.read
-
-        async def refused(digest: Digest) -> OpenBlob | None:
-            if digest == one.digest:
-                raise OSError(errno.EMFILE, "too many open files")
-            return await read(digest)
-
-        monkeypatch.setattr(store, "read", refused)
-        rooms.proxy.rooms.holdings._contents.clear()  # as after a start
+        cannot_be_read(rooms, one, OSError(errno.EMFILE, "too many open files"), monkeypatch)
         with pytest.raises(OSError, match="too many open files"):
             await room_for(rooms, 1000)
         assert here(rooms, one)
@@ -80,16 +85,7 @@ async def test_a_manifest_that_stays_unreadable_blocks_nothing(
         assert (await rooms.proxy.pull(beside)).status == 200
         await rooms.proxy.quiet()
         clock.advance(900)
-        store = rooms.proxy.rooms.disk.blobs
-        read = store.read
-
-        async def refused(digest: Digest) -> OpenBlob | None:
-            if digest == one.digest:
-                raise OSError(errno.EACCES, "permission denied")
-            return await read(digest)
-
-        monkeypatch.setattr(store, "read", refused)
-        rooms.proxy.rooms.holdings._contents.clear()  # as after a start
+        cannot_be_read(rooms, one, OSError(errno.EACCES, "permission denied"), monkeypatch)
         if is_remembered:
             await room_for(rooms, 30_000)
             assert not rooms.has(beside.digest), "not its own"

@@ -1,6 +1,8 @@
 """Tags whose upstream is away or slow: served stale at once where it is known, and checked behind."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tests.support.registry import Registry
 from tests.support.tagged import APP, TAG, is_stale
 from tests.support.wire import Fault, Gate
 
+OTHER = f"{APP}/manifests/2"
 OUTAGES = {
     "500": script.error(500),
     "503": script.error(503),
@@ -116,45 +119,45 @@ async def test_a_slow_check_is_waited_for_once(cache_dir: Path, registry: Regist
         assert (await proxy.ask(TAG)).headers["Cache-Status"].endswith("; fwd=stale; fwd-status=304")
 
 
-async def test_a_silent_upstream_is_waited_for_once(cache_dir: Path, registry: Registry, clock: Clock) -> None:
-    """Another tag learns from the first: it is served stale at once and checked behind, until the upstream speaks."""
+@asynccontextmanager
+async def two_due_tags(cache: Path, registry: Registry, clock: Clock, check_within: str) -> AsyncIterator[Proxy]:
+    """A proxy that holds both tags, each due for a check."""
     for tag in "12":
         registry.add(APP, tag, manifest(blob(2000, seed=int(tag))))
-    other = f"{APP}/manifests/2"
-    async with proxied(cache_dir, registry, clock, extra="tags: {check_within: 500ms}") as proxy:
-        for path in (TAG, other):
+    async with proxied(cache, registry, clock, extra=f"tags: {{check_within: {check_within}}}") as proxy:
+        for path in (TAG, OTHER):
             await proxy.ask(path)
         clock.advance(61)
+        yield proxy
+
+
+async def test_a_silent_upstream_is_waited_for_once(cache_dir: Path, registry: Registry, clock: Clock) -> None:
+    """Another tag learns from the first: it is served stale at once and checked behind, until the upstream speaks."""
+    async with two_due_tags(cache_dir, registry, clock, check_within="500ms") as proxy:
         gate = registry.hold_headers("*", methods=("HEAD",))
         await proxy.ask(TAG)
         started = asyncio.get_running_loop().time()
-        assert "no answer within" in (await proxy.ask(other)).headers["Warning"]
+        assert "no answer within" in (await proxy.ask(OTHER)).headers["Warning"]
         assert asyncio.get_running_loop().time() - started < 0.4, "it waited as well"
         registry.heal()
         gate.open()
         await proxy.rooms.tags.settled()
         assert registry.requests_for("2", "HEAD") == 1
         clock.advance(61)
-        assert "Warning" not in (await proxy.ask(other)).headers
+        assert "Warning" not in (await proxy.ask(OTHER)).headers
 
 
 async def test_one_slow_tag_makes_no_upstream_silent(cache_dir: Path, registry: Registry, clock: Clock) -> None:
     """Where others have their answers meanwhile, each is worth a wait."""
-    for tag in "12":
-        registry.add(APP, tag, manifest(blob(2000, seed=int(tag))))
-    other = f"{APP}/manifests/2"
-    async with proxied(cache_dir, registry, clock, extra="tags: {check_within: 300ms}") as proxy:
-        for path in (TAG, other):
-            await proxy.ask(path)
-        clock.advance(61)
+    async with two_due_tags(cache_dir, registry, clock, check_within="300ms") as proxy:
         gate = registry.hold_headers("1", methods=("HEAD",))
         slow = asyncio.ensure_future(proxy.ask(TAG))
         await gate.reached()
         clock.advance(1)
-        assert "Warning" not in (await proxy.ask(other)).headers
+        assert "Warning" not in (await proxy.ask(OTHER)).headers
         assert "Warning" in (await slow).headers
         clock.advance(61)
-        assert "Warning" not in (await proxy.ask(other)).headers
+        assert "Warning" not in (await proxy.ask(OTHER)).headers
         gate.open()
 
 
