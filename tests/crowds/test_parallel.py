@@ -13,23 +13,15 @@ import pytest
 from proxy.downloads.crew import WORTH
 from proxy.downloads.pieces import PIECE
 from proxy.downloads.room import Downloads
-from proxy.downloads.transfer import Origin
 from proxy.errors import CisternError, TransferFailed, UpstreamLied, UpstreamThrottled, UpstreamUnavailable
-from proxy.events import Events
-from proxy.ground import Ground
-from proxy.rules import Source
-from proxy.store.filesystem import Filesystem
-from proxy.store.index import SqliteIndex
 from proxy.store.memory import MemoryStore
-from proxy.store.records import SqliteRecords
-from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from proxy.upstream.base import Priority
+from tests.support.downloading import ORIGIN, ground_in
 from tests.support.images import Blob, blob
 from tests.support.metered import STEP, TICK_S, Metered
 from tests.support.oneblob import Asked
 
-ORIGIN = Origin(Source("up.example", "team/app"))
 SIZE = 10 * PIECE + 12_345
 MARGIN = 8 << 20  # what may be sent beyond the blob
 
@@ -85,26 +77,10 @@ class World:
 @asynccontextmanager
 async def world(folder: Path, upstream: Metered, most: int = 8) -> AsyncIterator[World]:
     """The downloads room over a metered upstream, with its parts in `folder`."""
-    async with Threads() as threads, Tasks() as tasks:
-        records, index = SqliteRecords.open(folder, Filesystem()), SqliteIndex.open(folder, Filesystem())
-        store = MemoryStore()
-        ground = Ground(
-            blobs=store,
-            records=records,
-            index=index,
-            parts=folder,
-            threads=threads,
-            upstreams=upstream,
-            tasks=tasks,
-            events=Events(),
-            monotonic=upstream.monotonic,
-            rng=lambda: 0.0,
-        )
+    store = MemoryStore()
+    async with ground_in(folder, store, upstream, monotonic=upstream.monotonic, rng=lambda: 0.0) as ground:
         downloads = Downloads(ground, max_blob_bytes=lambda: 1 << 30, max_ranges=lambda: most)
-        yield World(downloads, store, upstream, tasks)
-        await tasks.stop()
-        await records.close()
-        await index.close()
+        yield World(downloads, store, upstream, ground.tasks)
 
 
 def left_in(folder: Path) -> list[str]:

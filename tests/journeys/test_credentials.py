@@ -59,6 +59,13 @@ class Vault:
         self.realm.users["me"] = "another"
         self.realm.grants.clear()
 
+    async def lost(self, proxy: Proxy, clock: Clock) -> None:
+        """The image is held whole, and the password has been refused once, an hour later: the grace runs."""
+        await self.pulled(proxy)
+        self.refuse()
+        clock.advance(3600)
+        await proxy.ask(TAG)
+
     async def statuses(self, proxy: Proxy) -> list[int]:
         """How the tag, its digest and its layers are answered."""
         paths = [
@@ -106,10 +113,7 @@ async def test_a_refused_credential_keeps_held_content_for_its_grace(
 async def test_a_mended_credential_serves_at_once(vault: Vault, cache_dir: Path, clock: Clock) -> None:
     """A new password in the file ends the denial with the next request, of a tag or of a digest, and the grace too."""
     async with vault.proxied(cache_dir, clock) as proxy:
-        await vault.pulled(proxy)
-        vault.refuse()
-        clock.advance(3600)
-        await proxy.ask(TAG)
+        await vault.lost(proxy, clock)
         clock.advance(DAY_S)
         assert set(await vault.statuses(proxy)) == {403}
         keep_secret(vault.password, "another")
@@ -121,10 +125,7 @@ async def test_a_mended_credential_serves_at_once(vault: Vault, cache_dir: Path,
 async def test_a_restart_begins_no_new_grace(vault: Vault, cache_dir: Path, clock: Clock) -> None:
     """Since when a credential is refused is durable: a server restarted each day denies it all the same."""
     async with vault.proxied(cache_dir, clock) as proxy:
-        await vault.pulled(proxy)
-        vault.refuse()
-        clock.advance(3600)
-        await proxy.ask(TAG)
+        await vault.lost(proxy, clock)
         await proxy.rooms.grace.kept()
     clock.advance(DAY_S / 2)
     async with vault.proxied(cache_dir, clock) as proxy:
@@ -145,10 +146,7 @@ async def test_a_clock_that_goes_back_makes_no_grace_eternal(
 ) -> None:
     """The grace is counted on in monotonic time, and a stamp from the future begins it once more, not for ever."""
     async with vault.proxied(cache_dir, clock) as proxy:
-        await vault.pulled(proxy)
-        vault.refuse()
-        clock.advance(3600)
-        await proxy.ask(TAG)
+        await vault.lost(proxy, clock)
         clock.advance(jump_s)
         assert set(await vault.statuses(proxy)) == {200}
         await proxy.rooms.grace.kept()
@@ -167,10 +165,7 @@ async def test_the_grace_is_what_the_file_says(
 ) -> None:
     """None, for ever, or beside the point where denials are served stale anyway."""
     async with vault.proxied(cache_dir, clock, extra) as proxy:
-        await vault.pulled(proxy)
-        vault.refuse()
-        clock.advance(3600)
-        await proxy.ask(TAG)
+        await vault.lost(proxy, clock)
         clock.advance(30 * DAY_S)
         assert set(await vault.statuses(proxy)) == {status}
 
@@ -189,10 +184,7 @@ async def test_an_upstream_that_is_away_past_the_grace_denies_nothing(
 ) -> None:
     """Whether the credential is good again cannot be asked: that is an outage, and held digests flow."""
     async with vault.proxied(cache_dir, clock) as proxy:
-        await vault.pulled(proxy)
-        vault.refuse()
-        clock.advance(3600)
-        await proxy.ask(TAG)
+        await vault.lost(proxy, clock)
         clock.advance(DAY_S)
         await vault.realm.stop()
         await vault.registry.stop()
@@ -202,10 +194,7 @@ async def test_an_upstream_that_is_away_past_the_grace_denies_nothing(
 async def test_a_realm_that_denies_past_the_grace_is_not_away(vault: Vault, cache_dir: Path, clock: Clock) -> None:
     """Also a 403 that does not blame the password is a definite word: what is held is denied, as a tag is."""
     async with vault.proxied(cache_dir, clock) as proxy:
-        await vault.pulled(proxy)
-        vault.refuse()
-        clock.advance(3600)
-        await proxy.ask(TAG)
+        await vault.lost(proxy, clock)
         clock.advance(DAY_S)
         vault.realm.script(vault.realm.shape.path, error(403, "DENIED"))
         assert set(await vault.statuses(proxy)) == {403}
@@ -218,10 +207,7 @@ async def test_an_upstream_that_hides_what_it_denies_is_not_away(
 ) -> None:
     """A 404 past the grace is a word, too: it follows `on_not_found`."""
     async with vault.proxied(cache_dir, clock, f"tags: {{on_not_found: {policy}}}") as proxy:
-        await vault.pulled(proxy)
-        vault.refuse()
-        clock.advance(3600)
-        await proxy.ask(TAG)
+        await vault.lost(proxy, clock)
         clock.advance(DAY_S)
         vault.realm.users["me"] = "secret"
         digest = vault.image.digest if kind == "manifests" else vault.image.blobs[0].digest

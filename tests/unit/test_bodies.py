@@ -104,6 +104,16 @@ async def step(
     return await waiting
 
 
+async def next_engine(desk: Desk, body: AskedBody, offset: int, answer: Message) -> asyncio.Future[int]:
+    """A step from `offset` on whose engine has died, and whose question the next engine answers with this."""
+    desk.die()
+    waiting = asyncio.ensure_future(body.ready(offset))
+    await desk.take()
+    await desk.hears(Ask)
+    desk.says(answer)
+    return waiting
+
+
 async def test_bytes_come_from_memory_and_from_the_file(file: Path) -> None:
     """Whichever the engine has; the file is shown once."""
     async with asked(blob()) as (desk, body, engine):
@@ -174,11 +184,7 @@ async def test_another_answer_than_the_first_drops_the_body(answer: Blob, again:
     async with asked(answer) as (desk, body, _):
         with file.open("rb") as opened:
             await step(desk, body, 0, UpTo(40), file=opened.fileno())
-        desk.die()
-        waiting = asyncio.ensure_future(body.ready(40))
-        await desk.take()
-        await desk.hears(Ask)
-        desk.says(again)
+        waiting = await next_engine(desk, body, 40, again)
         with pytest.raises(CisternError):
             await waiting
 
@@ -196,11 +202,7 @@ async def test_a_range_that_is_another_one_now_drops_the_body(
     async with asked(first) as (desk, body, _):
         with file.open("rb") as opened:
             await step(desk, body, 0, UpTo(10), file=opened.fileno())
-            desk.die()
-            waiting = asyncio.ensure_future(body.ready(10))
-            await desk.take()
-            await desk.hears(Ask)
-            desk.says(replace(first, parts=parts, headers=(("Content-Range", told),)))
+            waiting = await next_engine(desk, body, 10, replace(first, parts=parts, headers=(("Content-Range", told),)))
             with pytest.raises(BodyLost, match="another answer"):
                 await waiting
 

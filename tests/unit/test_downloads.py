@@ -13,21 +13,12 @@ from proxy.downloads.partfile import part_path
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Origin
 from proxy.errors import TransferFailed
-from proxy.events import Events
-from proxy.ground import Ground
 from proxy.oci import Digest
-from proxy.rules import Source
 from proxy.store.base import HOLD
-from proxy.store.filesystem import Filesystem
-from proxy.store.index import SqliteIndex
 from proxy.store.memory import MemoryStore
-from proxy.store.records import SqliteRecords
-from proxy.store.threads import Threads
-from proxy.tasks import Tasks
+from tests.support.downloading import ORIGIN, ground_in
 from tests.support.images import Blob, blob
 from tests.support.oneblob import OneBlob
-
-ORIGIN = Origin(Source("up.example", "team/app"))
 
 
 class GatedStore(MemoryStore):
@@ -85,22 +76,8 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     wanted, store = blob(300_000), GatedStore()
     upstream = Upstream(wanted)
-    async with Threads() as threads, Tasks() as tasks:
-        records, index = SqliteRecords.open(tmp_path, Filesystem()), SqliteIndex.open(tmp_path, Filesystem())
-        ground = Ground(
-            blobs=store,
-            records=records,
-            index=index,
-            parts=tmp_path,
-            threads=threads,
-            upstreams=upstream,
-            tasks=tasks,
-            events=Events(),
-        )
+    async with ground_in(tmp_path, store, upstream) as ground:
         yield World(Downloads(ground, max_blob_bytes=lambda: 1 << 30, max_ranges=lambda: 8), store, upstream, wanted)
-        await tasks.stop()
-        await records.close()
-        await index.close()
 
 
 async def test_a_joiner_during_the_commit_reads_the_whole_blob(world: World) -> None:

@@ -16,21 +16,18 @@ from proxy.downloads.partfile import part_path
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Reader
 from proxy.errors import BlobUnknown, Denied, NotKept, TransferFailed, UpstreamNotFound
-from proxy.events import Events, NotStored
+from proxy.events import NotStored
 from proxy.ground import Ground
 from proxy.ledger import Claim, Ledger
 from proxy.rules import Source
 from proxy.store.filesystem import Filesystem
-from proxy.store.index import SqliteIndex
 from proxy.store.memory import MemoryStore
-from proxy.store.records import SqliteRecords
 from proxy.store.threads import Args, Threads, Value
-from proxy.tasks import Tasks
 from proxy.upstream.base import BlobBody
+from tests.support.downloading import ORIGIN, ground_in
 from tests.support.images import blob
 from tests.support.oneblob import Asked, OneBlob
 from tests.support.site import settled
-from tests.unit.test_downloads import ORIGIN
 
 MIB = 1 << 20
 CHUNK = 65536
@@ -175,29 +172,12 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     wanted, store, room, disk = blob(6 * MIB), MemoryStore(), Room(), Full()
     upstream, threads = Scripted(wanted), LateHash()
-    async with threads, Tasks() as tasks:
-        records, index = SqliteRecords.open(tmp_path, Filesystem()), SqliteIndex.open(tmp_path, Filesystem())
-        events = Events()
-        ground = Ground(
-            blobs=store,
-            records=records,
-            index=index,
-            parts=tmp_path,
-            threads=threads,
-            upstreams=upstream,
-            tasks=tasks,
-            events=events,
-            files=disk,
-            capacity=room,
-        )
+    async with ground_in(tmp_path, store, upstream, threads=threads, files=disk, capacity=room) as ground:
         downloads = Downloads(ground, max_blob_bytes=lambda: 1 << 30, max_ranges=lambda: 1)
         world = World(downloads, ground, store, upstream, room, disk, threads)
-        events.listen(NotStored, world.told.append)
+        ground.events.listen(NotStored, world.told.append)
         async with asyncio.timeout(20):
             yield world
-        await tasks.stop()
-        await records.close()
-        await index.close()
 
 
 async def test_who_comes_while_a_pass_is_being_stopped_gets_the_right_bytes(world: World) -> None:

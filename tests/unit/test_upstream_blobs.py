@@ -228,16 +228,23 @@ async def test_a_second_endpoint_serves_the_blob() -> None:
         assert await receive(upstreams, DIGEST) == BLOB
 
 
-async def test_background_leaves_room_for_clients() -> None:
-    """With eight connections background holds six; a client's manifest goes through meanwhile."""
-    gate, started = asyncio.Event(), asyncio.Semaphore(0)
+class HeldBodies:
+    """Answers manifests at once; blobs begin, and stand at `gate` until it opens."""
 
-    def serve(asked: Asked) -> Reply:
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.started = asyncio.Semaphore(0)
+
+    def __call__(self, asked: Asked) -> Reply:
         if "/manifests/" in asked.target:
             return Reply(body=b"{}")
-        started.release()
-        return Reply(body=BLOB, gate=gate)
+        self.started.release()
+        return Reply(body=BLOB, gate=self.gate)
 
+
+async def test_background_leaves_room_for_clients() -> None:
+    """With eight connections background holds six; a client's manifest goes through meanwhile."""
+    serve = HeldBodies()
     async with (
         Peer(serve) as registry,
         clients(config(registry.url(), max_connections=8)) as upstreams,
@@ -246,10 +253,10 @@ async def test_background_leaves_room_for_clients() -> None:
         endpoint = upstreams.endpoints(NAME)[0]
         pulls = [tasks.start(receive(upstreams, DIGEST, priority=Priority.BACKGROUND), name="pull") for _ in range(8)]
         for _ in range(6):
-            await started.acquire()
+            await serve.started.acquire()
         assert (endpoint.slots.used, endpoint.slots.waiting(Priority.BACKGROUND)) == (6, 2)
         assert (await upstreams.get_manifest(source(), "1")).body == b"{}"
-        gate.set()
+        serve.gate.set()
         assert [await pull for pull in pulls] == [BLOB] * 8
         assert endpoint.slots.used == 0
 
@@ -258,25 +265,18 @@ async def test_bodies_leave_room_for_what_is_short() -> None:
     """With four connections clients receive three bodies; a manifest goes through meanwhile, and a fourth body is told
     to come back once it has waited as long as for headers.
     """
-    gate, started = asyncio.Event(), asyncio.Semaphore(0)
-
-    def serve(asked: Asked) -> Reply:
-        if "/manifests/" in asked.target:
-            return Reply(body=b"{}")
-        started.release()
-        return Reply(body=BLOB, gate=gate)
-
+    serve = HeldBodies()
     settings: dict[str, Any] = {"max_connections": 4, "timeouts": {"headers": "100ms"}}
     async with Peer(serve) as registry, clients(config(registry.url(), **settings)) as upstreams, Tasks() as tasks:
         pulls = [tasks.start(receive(upstreams, DIGEST), name="pull") for _ in range(3)]
         for _ in range(3):
-            await started.acquire()
+            await serve.started.acquire()
         assert (await upstreams.get_manifest(source(), "1")).body == b"{}"
         with pytest.raises(UpstreamUnavailable, match="are in use") as told:
             await receive(upstreams, DIGEST)
         assert (told.value.failure, told.value.retry_after_s) == (Failure.BUSY, 5.0)
         assert not upstreams.endpoints(NAME)[0].breaker.is_open
-        gate.set()
+        serve.gate.set()
         assert [await pull for pull in pulls] == [BLOB] * 3
         assert upstreams.endpoints(NAME)[0].slots.used == 0
 
