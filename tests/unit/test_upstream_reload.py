@@ -15,7 +15,6 @@ from proxy.upstream.endpoints import IDLE_LOOKS
 from proxy.upstream.session import DECIDING, UpstreamCall
 from tests.support.site import settled
 from tests.support.tls import Authority
-from tests.unit.test_token import BASIC, MANIFEST, Registry, token
 from tests.unit.upstream_peers import (
     NAME,
     PRIVATE,
@@ -29,6 +28,7 @@ from tests.unit.upstream_peers import (
     receive,
     source,
 )
+from tests.unit.upstream_tokens import BASIC, MANIFEST, Registry, rewrite, token
 
 BODY = bytes(range(256)) * 64
 
@@ -163,21 +163,6 @@ async def test_a_bad_proxy_changes_nothing() -> None:
 
 
 # Credentials
-
-
-def rewrite(file: Path, text: str | None) -> None:
-    """What rotates a secret does; None takes the file away."""
-    if text is None:
-        file.unlink()
-    else:
-        file.write_text(text)
-
-
-@pytest.fixture
-def password(tmp_path: Path) -> Path:
-    file = tmp_path / "password"
-    file.write_text("secret-word\n")
-    return file
 
 
 async def test_a_rotated_password_drops_the_token_that_the_old_one_bought(password: Path) -> None:
