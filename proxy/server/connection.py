@@ -16,9 +16,10 @@ from aiohttp import web
 
 from proxy.log import logger
 from proxy.server import respond
+from proxy.server.stall import STALL_S, waiting
 
 HEADER_S: Final = 10.0
-TAKE_S: Final = 300.0  # as for a blob's block (proxy/server/send.py)
+TAKE_S: Final = STALL_S  # as for a blob's body
 TIDY_S: Final = 1.0  # how often the two are looked at
 TELL_S: Final = 60.0
 ROOM: Final = 64  # of a crowd this part is closed at once, so that not every newcomer costs a look at all of them
@@ -41,7 +42,7 @@ class Connection(web.RequestHandler):
         self._is_tls = False
         self._has_ended = False  # the client sends no more; it may still read
         self._is_hello = False  # what came first is how TLS begins
-        self._unsent = (0, 0.0)  # bytes in our memory, and since when that many
+        self._unsent = ((0, 0), 0.0)  # bytes in our memory and in the kernel, and since when so many
         self.made_at = server.monotonic()
         self.header_since: float | None = self.made_at  # when a header that is not complete began
 
@@ -101,10 +102,11 @@ class Connection(web.RequestHandler):
             return "half closed"
         if self.waits and self.header_since is not None and now - self.header_since > HEADER_S:
             return "unfinished header"
-        unsent = self._unsent_bytes
-        if not unsent or unsent != self._unsent[0]:
+        if not self._unsent_bytes:
+            self._unsent = ((0, 0), now)
+        elif (unsent := waiting(self.transport)) != self._unsent[0]:
             self._unsent = (unsent, now)
-        return "answer not taken" if unsent and now - self._unsent[1] > TAKE_S else None
+        return "answer not taken" if self._unsent[0][0] and now - self._unsent[1] > TAKE_S else None
 
     def drop(self) -> None:
         """End it at once; what it has not been sent is not sent."""

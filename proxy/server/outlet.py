@@ -33,11 +33,14 @@ def told(error: OSError, sent: int) -> OSError:
 
 
 class Outlet:
-    """A client's socket to send files to. Whoever sends has seen to it that nothing waits in the transport's buffer."""
+    """A client's socket to send files to. Whoever sends has seen to it that nothing waits in the transport's buffer.
+    `sent` is how many bytes it has taken in all.
+    """
 
     def __init__(self, transport: asyncio.Transport, descriptor: int) -> None:
         self._transport = transport
         self._descriptor = descriptor
+        self.sent = 0
 
     async def send(self, file: io.FileIO, offset: int, length: int) -> int:
         """Send bytes of a file; how many: less than `length` only where the file ends. OSError: the file's or the
@@ -59,6 +62,7 @@ class Outlet:
                 done.set_exception(told(error, sent))
                 return
             sent += count
+            self.sent += count
             if count == 0 or sent == length:
                 done.set_result(sent)
 

@@ -8,7 +8,8 @@ import asyncio
 import errno
 import io
 import os
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,20 +19,21 @@ from proxy.errors import CisternError
 from proxy.exchange import Exchange
 from proxy.oci import Span
 from proxy.server.outlet import NO_SENDFILE, Outlet, is_cached, outlet, read_in
+from proxy.server.stall import Patience, waiting
 from proxy.store.base import ContentBad
 from proxy.store.threads import Threads
 
-BLOCK: Final = 4 << 20  # bytes of the first sendfile call, so that a stalled client is noticed
+BLOCK: Final = 4 << 20  # bytes of the first sendfile call
 # A client that took a block within BLOCK_FAST_S gets the next one twice as long, up to BLOCK_MAX: each is a turn of its
 # own through coroutines and timers, and with blocks of 16 MiB there are a quarter as many as with those of 4.
 BLOCK_MAX: Final = 16 << 20
 BLOCK_FAST_S: Final = 2.0
-BLOCK_TIMEOUT_S: Final = 300.0  # for one block; containerd itself gives up after 5 minutes without progress
 # Bytes per read where sendfile cannot serve (TLS, chunked): what is read, encrypted and sent stays in the processor's
 # cache. With 1 MiB in a thread each, 16 TLS connections got 0.8 GB per CPU second; read here into one buffer, 1.4.
 COPY: Final = 128 << 10
 READ_PATIENCE: Final = 6.0  # a disk has so many times longer for a block than for a question
 TURN: Final = 1 << 20  # bytes of one client before the others' turn
+PATIENCE: Final = Patience()
 
 
 class Body(Protocol):
@@ -55,12 +57,15 @@ class BodyDropped(ConnectionError):
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """One answer whose headers are out: where its body goes."""
+    """One answer whose headers are out: where its body goes. A client that takes nothing for longer than `patience` has
+    it is dropped; one that takes little is not.
+    """
 
     request: web.BaseRequest
     response: web.StreamResponse
     threads: Threads
     exchange: Exchange
+    patience: Patience = PATIENCE
 
     async def send(self, body: Body, span: Span) -> None:
         """Send `span`. Raises ConnectionError: the client left, or BodyDropped."""
@@ -99,7 +104,7 @@ class Wire:
                 await self._write(data)
                 offset += len(data)
                 continue
-            offset = self._counted(body, offset, await self._copy(body.file, offset, end - offset), end)
+            offset = self._counted(body, offset, await self._block(body.file, offset, end - offset, None), end)
 
     def _counted(self, body: Body, offset: int, sent: int, end: int) -> int:
         """Count what was sent of the file from `offset` on; `end`, if that was all up to there. Raises BodyDropped."""
@@ -110,27 +115,32 @@ class Wire:
         return end
 
     async def _write(self, data: memoryview) -> None:
-        transport = self.request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client left")
-        try:
-            async with asyncio.timeout(BLOCK_TIMEOUT_S):
-                await self.response.write(data)
-        except TimeoutError:
-            raise BodyDropped(f"the client took less than {len(data)} bytes in {BLOCK_TIMEOUT_S:.0f} s") from None
+        async with self._taking(None):
+            await self.response.write(data)
         self.exchange.sent += len(data)
 
     async def _block(self, file: io.FileIO, offset: int, length: int, socket: Outlet | None) -> int:
+        async with self._taking(socket) as transport:
+            if socket is None:
+                return await self._copy(file, offset, length)
+            return await self._sendfile(transport, file, offset, length, socket)
+
+    @asynccontextmanager
+    async def _taking(self, socket: Outlet | None) -> AsyncIterator[asyncio.WriteTransport]:
+        """While bytes leave: the transport they go to. Raises ConnectionResetError, or BodyDropped for who stalls."""
         transport = self.request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client left")
+
+        def taken() -> tuple[int, ...]:
+            given = self.request.writer.output_size + (0 if socket is None else socket.sent)
+            return given, *waiting(transport)
+
         try:
-            async with asyncio.timeout(BLOCK_TIMEOUT_S):
-                if socket is None:
-                    return await self._copy(file, offset, length)
-                return await self._sendfile(transport, file, offset, length, socket)
+            async with self.patience.while_taken(taken):
+                yield transport
         except TimeoutError:
-            raise BodyDropped(f"the client took less than {length} bytes in {BLOCK_TIMEOUT_S:.0f} s") from None
+            raise BodyDropped(f"the client took nothing for {self.patience.stall_s:.0f} s") from None
 
     async def _sendfile(
         self, transport: asyncio.WriteTransport, file: io.FileIO, offset: int, length: int, socket: Outlet
@@ -181,7 +191,10 @@ class Wire:
             count = os.preadv(file.fileno(), [view], offset, os.RWF_NOWAIT)
             if count:
                 return count
-        return await self.threads.disk(os.preadv, file.fileno(), [view], offset)
+        try:
+            return await self.threads.soon(os.preadv, file.fileno(), [view], offset, patience=READ_PATIENCE)
+        except TimeoutError as cause:
+            raise BodyDropped(str(cause)) from cause
 
     @property
     def _unsent(self) -> int:

@@ -1,6 +1,7 @@
 """How long a client's connection may take, who goes when there are too many, and what is told of it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from proxy.server.connection import HEADER_S, NEWCOMER_S, TAKE_S, TELL_S, TIDY_S, Connection, Server
+from proxy.server.stall import waiting
 from tests.support.clock import Clock
 from tests.support.site import settled
 from tests.support.wire import Gate
@@ -30,10 +32,17 @@ class House:
     port: int
     clients: list[Stream] = field(default_factory=list)
 
-    async def connect(self, sent: bytes = b"") -> Stream:
-        """A client that has sent `sent`, when the server has read it."""
+    async def connect(self, sent: bytes = b"", window: int = 0) -> Stream:
+        """A client that has sent `sent`, when the server has read it. `window`: the bytes that its kernel holds for it,
+        0 for as many as it likes.
+        """
         before = set(self.server.connections)
-        client = await asyncio.open_connection("127.0.0.1", self.port)
+        ours = socket.socket()
+        ours.setblocking(False)
+        if window:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        await asyncio.get_running_loop().sock_connect(ours, ("127.0.0.1", self.port))
+        client = await asyncio.open_connection(sock=ours, limit=window or 2**16)
         self.clients.append(client)
         await until(lambda: bool(set(self.server.connections) - before))
         if sent:
@@ -178,12 +187,30 @@ async def test_an_answer_that_nobody_takes_ends(house: House) -> None:
     full = transport.get_write_buffer_size()
     got = len(await client[0].readexactly(8 << 20))
     await until(lambda: transport.get_write_buffer_size() < full)
-    house.tidy_after(1)
-    house.tidy_after(TAKE_S)
-    assert not transport.is_closing()
+    before = None
+    while before != waiting(transport):  # the kernel still hears of what was taken
+        before = waiting(transport)
+        house.tidy_after(1)
+        house.tidy_after(TAKE_S)
+        assert not transport.is_closing()
     house.tidy_after(0.1)
     assert transport.is_closing()
     assert got + len(await rest_of(client)) < BIG
+
+
+async def test_a_client_that_takes_little_is_not_one_that_takes_nothing(house: House) -> None:
+    """Our kernel sees it long before it takes more of what is in our memory."""
+    client = await house.connect(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n", window=32 << 10)
+    transport = house.served(client).transport
+    assert transport is not None
+    await until(lambda: transport.get_write_buffer_size() > 0)
+    house.tidy_after(1)
+    here = transport.get_write_buffer_size()
+    for _ in range(2):
+        await client[0].readexactly(256 << 10)
+        house.tidy_after(TAKE_S + 1)
+        assert transport.get_write_buffer_size() == here
+        assert not transport.is_closing()
 
 
 async def test_when_all_places_are_taken_the_longest_idle_goes(house: House) -> None:
