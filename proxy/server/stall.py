@@ -43,6 +43,7 @@ class Patience:
     async def while_taken(self, taken: Callable[[], Hashable]) -> AsyncIterator[None]:
         """End what is awaited inside, by TimeoutError, once `taken` has told the same for `stall_s`."""
         loop, last, since = asyncio.get_running_loop(), taken(), self.monotonic()
+        timer: asyncio.TimerHandle
 
         def look() -> None:
             nonlocal last, since, timer
