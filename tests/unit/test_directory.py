@@ -1,4 +1,4 @@
-"""The cache directory: made, locked, stamped, kept private, refused in words; and everything opened in it."""
+"""The cache directory: made, locked, stamped, kept over restarts, and kept in order."""
 
 import asyncio
 import os
@@ -11,18 +11,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.errors import StoreBusy, StoreRefused
-from proxy.oci import Digest
-from proxy.rules import Place
+from proxy.errors import StoreBusy
 from proxy.store.ballast import BALLAST
 from proxy.store.base import Link
 from proxy.store.opened import open_disk
 from tests.support.faulty import FaultyFilesystem
+from tests.support.opening import DATA, DIGEST, PLACE, open_once, whole_tree
 from tests.support.volume import volume
 
-DATA = b"a manifest"
-DIGEST = Digest.of(DATA)
-PLACE = Place("docker.io", "library/nginx")
 OWNER = """
 import asyncio, sys
 from pathlib import Path
@@ -35,17 +31,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-async def open_once(root: Path, boot_id: str = "boot-1") -> None:
-    async with open_disk(root, boot_id=boot_id):
-        pass
-
-
-def whole_tree(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every name below `root` with its mode and content."""
-    paths = sorted(root.rglob("*"))
-    return {str(p.relative_to(root)): (p.lstat().st_mode, p.read_bytes() if p.is_file() else b"") for p in paths}
 
 
 def start_owner(root: Path) -> "subprocess.Popen[str]":
@@ -157,40 +142,6 @@ async def test_what_cannot_be_resumed_is_swept(tmp_path: Path) -> None:
     assert target.read_bytes() == b"precious"
 
 
-async def test_a_newer_store_is_refused_untouched(tmp_path: Path) -> None:
-    """What a later Cistern wrote is not mangled by this one (F40)."""
-    await open_once(tmp_path)
-    (tmp_path / "version").write_text("cistern store 3\n")
-    before = whole_tree(tmp_path)
-    with pytest.raises(StoreRefused, match=r"newer Cistern .*version 3, this one knows 2"):
-        await open_once(tmp_path, "boot-2")
-    assert whole_tree(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    "stamp",
-    ["", "nonsense\n", "cistern store -1\n", "cistern store 0\n", "cistern store 02\n", "cistern store 99999999999\n"],
-)
-async def test_a_strange_stamp_is_refused_untouched(tmp_path: Path, stamp: str) -> None:
-    """A stamp that says no version is refused, not guessed at."""
-    await open_once(tmp_path)
-    (tmp_path / "version").write_text(stamp)
-    before = whole_tree(tmp_path)
-    with pytest.raises(StoreRefused, match="not a version stamp"):
-        await open_once(tmp_path)
-    assert whole_tree(tmp_path) == before
-
-
-async def test_somebody_elses_directory_is_refused_untouched(tmp_path: Path) -> None:
-    """A directory with files and no stamp is not ours: nothing is added, changed or deleted."""
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "thesis.txt").write_text("years of it")
-    before = whole_tree(tmp_path)
-    with pytest.raises(StoreRefused, match=r"holds other files \(parts\)"):
-        await open_once(tmp_path)
-    assert whole_tree(tmp_path) == before
-
-
 async def test_a_fresh_file_system_is_taken(tmp_path: Path) -> None:
     """The root of a new file system, and what a crash of the very first start leaves, do not count as files."""
     (tmp_path / "lost+found").mkdir()
@@ -224,92 +175,12 @@ async def test_a_full_disk_costs_the_ballast_and_no_more(short_tmp: Path) -> Non
             assert await opened.blobs.stat(DIGEST) == len(DATA)
 
 
-async def test_a_file_is_refused(tmp_path: Path) -> None:
-    """A directory that is a file, or below one, is refused in words."""
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreRefused, match="is not a directory"):
-        await open_once(tmp_path / "file")
-    with pytest.raises(StoreRefused, match="cannot be used: Not a directory"):
-        await open_once(tmp_path / "file" / "cache")
-
-
-async def test_another_users_directory_is_refused(tmp_path: Path) -> None:
-    """A directory that another user owns is not entered: they could swap its files below us."""
-    root = tmp_path / "cache"
-    root.mkdir()
-    os.chown(root, 12345, 12345)
-    with pytest.raises(StoreRefused, match="belongs to another user"):
-        await open_once(root)
-    assert list(root.iterdir()) == []
-
-
-async def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    """What the system says when the lock cannot be made is told, with the directory's name."""
-    with pytest.raises(StoreRefused, match="cannot be used: Permission denied"):
-        async with open_disk(tmp_path, files=ReadOnly()):
-            pass
-
-
-class ReadOnly(FaultyFilesystem):
-    """Refuses to create anything, as a file system without write permission does (root may write anywhere)."""
-
-    def open(self, path: Path, flags: int) -> int:
-        if flags & os.O_CREAT:
-            raise PermissionError(13, "Permission denied", str(path))
-        return super().open(path, flags)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "version",
-        "lock",
-        "boot",
-        "records.sqlite",
-        "records.sqlite-wal",
-        "records.backup.sqlite",
-        "records.backup.sqlite.new",
-        "index.sqlite",
-        "parts",
-        "blobs",
-        "blobs/sha256",
-        "blobs/sha256/ab",
-    ],
-)
-async def test_a_planted_link_is_refused(tmp_path: Path, name: str) -> None:
-    """A link anywhere that the store would write through is refused, and its target untouched (V48)."""
-    root, target = tmp_path / "cache", tmp_path / "target"
-    await open_once(root)
-    planted = root / name
-    is_folder = planted.is_dir() or name.endswith("ab")
-    if planted.is_dir():
-        planted.rename(tmp_path / "moved")
-    else:
-        planted.unlink(missing_ok=True)
-    target.mkdir() if is_folder else target.write_bytes(b"precious")
-    planted.symlink_to(target)
-    before = whole_tree(tmp_path)
-    with pytest.raises(StoreRefused, match="link"):
-        await open_once(root, "boot-2")
-    assert whole_tree(tmp_path) == before
-
-
 async def test_the_directory_itself_may_be_reached_by_a_link(tmp_path: Path) -> None:
     """The configured path is the operator's own word: a link to a bigger disk is followed."""
     (tmp_path / "big").mkdir()
     (tmp_path / "cache").symlink_to(tmp_path / "big")
     await open_once(tmp_path / "cache")
     assert (tmp_path / "big" / "version").exists()
-
-
-async def test_a_refusal_gives_the_lock_back(tmp_path: Path) -> None:
-    """A start that failed halfway holds nothing: the next one works."""
-    await open_once(tmp_path)
-    files = FaultyFilesystem(at=3)
-    with pytest.raises(StoreRefused, match="injected"):
-        async with open_disk(tmp_path, files=files):
-            pass
-    await open_once(tmp_path)
 
 
 async def test_housekeeping_runs_by_the_clock_it_is_given(tmp_path: Path) -> None:
