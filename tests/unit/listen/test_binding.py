@@ -1,68 +1,20 @@
-"""Sockets in: binding, TLS, Unix paths, and what odd requests cost."""
+"""Sockets in: binding, Unix paths, TLS, and their end."""
 
 import asyncio
 import errno
-import gzip
 import os
 import socket
 import ssl
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from proxy.config import Address, ConfigInvalid
 from proxy.server.certificate import Certificate, context_of
-from proxy.server.listen import HEADER_MAX, Listener, listen
+from proxy.server.listen import listen
+from tests.support.listening import Listen, echo, get, port_of, talk
 from tests.support.tls import Authority
-
-LOOPBACK = Address("127.0.0.1", 0)
-Listen = Callable[..., Awaitable[Listener]]
-
-
-async def echo(request: web.BaseRequest) -> web.StreamResponse:
-    """Answer with the path that the registry would parse."""
-    return web.Response(body=request.rel_url.raw_path.encode(), headers={"X-Method": request.method})
-
-
-@pytest.fixture
-async def open_at() -> AsyncIterator[Listen]:
-    """Listen at an address for the length of a test."""
-    opened: list[Listener] = []
-
-    async def start(address: Address = LOOPBACK, tls: ssl.SSLContext | None = None) -> Listener:
-        opened.append(await listen(address, echo, tls))
-        return opened[-1]
-
-    yield start
-    for listener in opened:
-        await listener.stop_accepting()
-        await listener.close()
-
-
-def port_of(listener: Listener) -> int:
-    return int(listener.url.rpartition(":")[2])
-
-
-async def talk(listener: Listener, request: bytes, tls: ssl.SSLContext | None = None) -> bytes:
-    """Send bytes and read until the server closes."""
-    name = None if tls is None else "localhost"
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(listener), ssl=tls, server_hostname=name)
-    try:
-        writer.write(request)
-        return await asyncio.wait_for(reader.read(), 20)
-    except ConnectionError:
-        return b""
-    finally:
-        writer.close()
-        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-
-
-def get(target: str, *lines: str, host: str = "cache.local") -> bytes:
-    head = [f"GET {target} HTTP/1.1", f"Host: {host}", *lines, "Connection: close", "", ""]
-    return "\r\n".join(head).encode("latin-1")
 
 
 async def test_port_0_picks_a_free_one_and_says_which(open_at: Listen) -> None:
@@ -210,80 +162,6 @@ async def test_a_tls_hello_on_a_plain_port_is_answered_at_once(open_at: Listen) 
     assert (await talk(await open_at(), hello)).startswith(b"HTTP/1.0 400")
 
 
-@pytest.mark.parametrize(
-    ("target", "path"),
-    [
-        pytest.param("/v2/a/manifests/b?ns=x", "/v2/a/manifests/b", id="origin form"),
-        pytest.param("http://evil.example/v2/a/manifests/b", "/v2/a/manifests/b", id="absolute form"),
-        pytest.param("https://evil.example:444/v2/a", "/v2/a", id="absolute form, other scheme"),
-        pytest.param("http://u:p@evil.example/v2/a", "/v2/a", id="absolute form with userinfo"),
-        pytest.param("/v2/a%2Fb/%2e%2e/x", "/v2/a%2Fb/%2e%2e/x", id="escapes are kept"),
-        pytest.param("//v2/a", "//v2/a", id="two slashes"),
-        pytest.param("//evil.example/v2/a", "//evil.example/v2/a", id="two slashes and a host"),
-        pytest.param("/v2/./a", "/v2/./a", id="dot"),
-        pytest.param("/v2/../a", "/v2/../a", id="dots"),
-        pytest.param("/v2/a/", "/v2/a/", id="trailing slash"),
-    ],
-)
-@pytest.mark.parametrize("host", ["cache.local", "evil.example", "127.0.0.1:1"])
-async def test_neither_host_nor_absolute_form_changes_the_path(
-    open_at: Listen, target: str, path: str, host: str
-) -> None:
-    """The path that is parsed is the target's own, byte for byte, whatever the authority says (V11)."""
-    sent = get(target, "X-Forwarded-Host: evil.example", "X-Forwarded-Proto: https", "X-Original-URL: /v2/z", host=host)
-    answer = await talk(await open_at(), sent)
-    assert answer.startswith(b"HTTP/1.1 200")
-    assert answer.partition(b"\r\n\r\n")[2] == path.encode()
-
-
-async def test_methods_are_not_overridden_by_headers(open_at: Listen) -> None:
-    """X-HTTP-Method-Override means nothing (T09)."""
-    assert b"X-Method: GET\r\n" in await talk(await open_at(), get("/v2/", "X-HTTP-Method-Override: DELETE"))
-
-
-@pytest.mark.parametrize("where", ["field", "target"])
-async def test_headers_of_60_kib_are_taken_and_of_more_than_64_are_not(open_at: Listen, where: str) -> None:
-    """Long tokens and long ranges pass; beyond 64 KiB the answer is a 400 and the connection ends (X05)."""
-
-    def sized(length: int) -> bytes:
-        return get("/v2/", "X: " + "y" * length) if where == "field" else get("/v2/" + "y" * length)
-
-    listener = await open_at()
-    assert (await talk(listener, sized(60 << 10))).startswith(b"HTTP/1.1 200")
-    answer = await talk(listener, sized(HEADER_MAX + 100))
-    assert answer == b"" or answer.startswith(b"HTTP/1.0 400")  # nothing, if the close overtook what was still sent
-
-
-MALFORMED = [
-    pytest.param(b"nonsense\r\n\r\n", id="no request line"),
-    pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n", id="no colon"),
-    pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", id="NUL"),
-    pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", id="two lengths"),
-    pytest.param(
-        b"POST /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        id="length and chunked",
-    ),
-    pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", id="folded"),
-    pytest.param(b"\x00\xff\xfe\r\n\r\n", id="bytes"),
-]
-
-
-@pytest.mark.parametrize("request_bytes", MALFORMED)
-async def test_a_malformed_request_is_refused_in_silence(
-    open_at: Listen, request_bytes: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A 400, the connection closed, what follows not executed, and not one line in any log (V45, T08)."""
-    caplog.set_level(0)
-    listener = await open_at()
-    for _ in range(20):
-        answer = await talk(listener, request_bytes + get("/v2/smuggled"))
-        assert answer.startswith(b"HTTP/1.0 400")
-        assert b"smuggled" not in answer.partition(b"\r\n\r\n")[2]
-        assert b"Traceback" not in answer
-    assert [record for record in caplog.records if record.name != "asyncio"] == []
-    assert "".join(capfd.readouterr()) == ""
-
-
 async def test_stopping_refuses_new_and_keeps_old_connections(open_at: Listen) -> None:
     """After `stop_accepting` nobody new is let in, who is connected is answered, and `connections` counts them."""
     listener = await open_at()  # stopped once more by the fixture, which is no error
@@ -298,20 +176,3 @@ async def test_stopping_refuses_new_and_keeps_old_connections(open_at: Listen) -
     assert (await reader.read()).endswith(b"/v2/b")
     writer.close()
     await writer.wait_closed()
-
-
-async def test_no_requests_body_is_inflated() -> None:
-    """A body that says it is gzip is the bytes that were sent: a bomb is never opened (V35, V36)."""
-
-    async def count(request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(body=str(len(await request.content.read())).encode())
-
-    bomb = gzip.compress(bytes(10 << 20))
-    listener = await listen(LOOPBACK, count)
-    try:
-        sent = get("/v2/", "Content-Encoding: gzip", f"Content-Length: {len(bomb)}").replace(b"GET", b"POST", 1)
-        answer = await talk(listener, sent + bomb)
-        assert answer.endswith(b"\r\n\r\n" + str(len(bomb)).encode())
-    finally:
-        await listener.stop_accepting()
-        await listener.close()
