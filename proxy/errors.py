@@ -5,6 +5,7 @@ Codes are those of the OCI distribution spec 1.1 ("Error Codes"), plus the refer
 """
 
 import enum
+import errno
 from typing import Final
 
 
@@ -102,6 +103,17 @@ class Overloaded(CisternError):
         self.retry_after_s = retry_after_s
 
 
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})  # no fault of a disk or an upstream
+
+
+def refused(error: OSError) -> Overloaded:
+    """What a client hears of an error of this machine: its disk refuses, or it has no file descriptor left."""
+    why = error.strerror or str(error)
+    if error.errno in NO_DESCRIPTOR:
+        return Overloaded(f"this member is out of file descriptors: {why}")
+    return Overloaded(f"the cache's disk refuses: {why}", retry_after_s=5.0)
+
+
 class NotKept(Overloaded):
     """The cache has no room for a body, or its disk takes none: it can be streamed, not stored. `why` is the reason,
     a word of a bounded set.
@@ -131,6 +143,7 @@ class Failure(enum.Enum):
     CUT = "cut"
     LEFT_ALONE = "left_alone"
     BUSY = "busy"
+    DESCRIPTORS = "descriptors"
     THROTTLED = "throttled"
     DENIED = "denied"
     CREDENTIAL_REFUSED = "credential_refused"

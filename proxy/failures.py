@@ -79,9 +79,8 @@ POLICIES: Final[dict[Failure, Policy]] = {
         title="cut: the answer ended early", error=UpstreamUnavailable, counts=True, retried=True, repeat_s=OUTAGE_S
     ),
     Failure.LEFT_ALONE: Policy(title="the breaker is open", error=UpstreamUnavailable),
-    Failure.BUSY: Policy(
-        title="`max_connections`: all are in use; or no file descriptor is left here", error=UpstreamUnavailable
-    ),
+    Failure.BUSY: Policy(title="`max_connections`: all are in use", error=UpstreamUnavailable),
+    Failure.DESCRIPTORS: Policy(title="no file descriptor is left here to ask it with", error=UpstreamUnavailable),
     Failure.THROTTLED: Policy(title="429", error=UpstreamThrottled),
     Failure.DENIED: Policy(
         title="401, 403 with a fresh token", error=UpstreamDenied, stale=Stale.ON_DENIED, repeat_s=DENIAL_S

@@ -16,7 +16,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from proxy.contents import Contents, Part, contents_of
-from proxy.errors import Denied, NameUnknown
+from proxy.errors import NO_DESCRIPTOR, Denied, NameUnknown
 from proxy.freshness import TagRecord
 from proxy.ground import Ground
 from proxy.log import logger
@@ -31,7 +31,7 @@ READ_AT_ONCE: Final = 16
 BODY_MAX: Final = 64 << 20  # more than any `max_manifest`: what is larger is no manifest
 MANY: Final = 500  # manifests of one place that are put together in a thread, not on the event loop
 # The process or the machine lacks something for a moment: that says nothing about one file.
-PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+PASSING: Final = NO_DESCRIPTOR | {errno.ENOMEM}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from cachetools import Cache, LRUCache, TTLCache
 
 from proxy.downloads.bell import Bell
-from proxy.errors import CisternError, Overloaded, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import CisternError, Overloaded, UpstreamThrottled, UpstreamTimeout, UpstreamUnavailable, refused
 from proxy.events import BlobAsked, ConfigTaken, Evicted, HydrationEnded, ManifestFetched
 from proxy.ground import Ground
 from proxy.log import logger
@@ -270,7 +270,7 @@ class Hydrate:
         except CisternError as error:
             failures.append(error)
         except OSError as error:
-            failures.append(Overloaded(f"the cache's disk refuses: {error.strerror or error}"))
+            failures.append(refused(error))
 
     def _is_due(self, job: Job) -> bool:
         """A job that is due later than any pause lasts was put off by a clock that has jumped since."""

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from proxy.errors import NO_DESCRIPTOR
 from proxy.events import Events, StorageDegraded, StorageRecovered
 from proxy.store.filesystem import Filesystem, forget, write_new
 from proxy.store.threads import Threads
@@ -31,7 +32,6 @@ REASONS: Final = {
     errno.EMFILE: "descriptors",
     errno.ENFILE: "descriptors",
 }
-NO_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def reason_of(error: OSError) -> str:
@@ -64,7 +64,7 @@ class Trouble:
     def note(self, error: OSError) -> str:
         """A write failed; the reason in a word. The first one starts the probe."""
         reason = reason_of(error)
-        if error.errno in NO_FAULT:
+        if error.errno in NO_DESCRIPTOR:
             return reason
         if self.reason is None and (self._probing is None or self._probing.done()):
             self._probing = self._tasks.start(self._probe(), name="probe the disk")

@@ -27,7 +27,7 @@ from proxy.downloads.pieces import Pieces
 from proxy.downloads.transfer import Origin, Reader, Transfer
 from proxy.downloads.turns import Turns
 from proxy.downloads.unkept import Unkept
-from proxy.errors import CisternError, NotKept, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound
+from proxy.errors import CisternError, NotKept, Overloaded, TransferFailed, UpstreamLied, UpstreamNotFound, refused
 from proxy.events import BlobStored, NotStored
 from proxy.ground import Ground
 from proxy.log import logger
@@ -122,7 +122,7 @@ class Downloads:
         except CisternError as fault:
             error = told(transfer, fault)
         except OSError as fault:
-            error = Overloaded(f"the cache's disk refuses: {fault.strerror or fault}", retry_after_s=5.0)
+            error = refused(fault)
         except Exception as fault:
             error = TransferFailed(transfer.upstream, "an internal error; the log has its trace")
             log.exception("a transfer failed", digest=str(transfer.digest), error=repr(fault))

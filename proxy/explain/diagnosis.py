@@ -122,6 +122,13 @@ def _busy(error: CisternError, route: Route) -> str:
     )
 
 
+def _descriptors(_error: CisternError, _route: Route) -> str:
+    return (
+        "nothing is wrong with the upstream: raise this process's limit of open files (`LimitNOFILE=` of its unit,"
+        " `ulimit -n`), or lower limits.max_connections"
+    )
+
+
 def _throttled(error: CisternError, route: Route) -> str:
     pulls = isinstance(error, UpstreamThrottled) and error.is_pull_limit
     what = "; tags are still checked and blobs still flow" if pulls else ""
@@ -176,6 +183,7 @@ ADVICE: Final[dict[Failure, Callable[[CisternError, Route], str]]] = {
     Failure.CUT: _cut,
     Failure.LEFT_ALONE: _left_alone,
     Failure.BUSY: _busy,
+    Failure.DESCRIPTORS: _descriptors,
     Failure.THROTTLED: _throttled,
     Failure.DENIED: _denied,
     Failure.CREDENTIAL_REFUSED: _credential_refused,

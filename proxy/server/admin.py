@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote
 import orjson
 from aiohttp import hdrs, web
 
-from proxy.errors import CisternError, Denied, MethodUnsupported, NameInvalid, PathUnknown, answer
+from proxy.errors import CisternError, Denied, MethodUnsupported, NameInvalid, PathUnknown, answer, refused
 from proxy.log import logger
 from proxy.server.desk import Desk
 
@@ -72,7 +72,7 @@ class Admin:
         except ConnectionError:
             raise
         except OSError as error:
-            return _failure(500, "disk", f"the cache's disk refuses: {error.strerror or error}")
+            return _failure(500, "disk", str(refused(error)))
         except Exception as error:
             log.exception("an admin request failed", path=request.rel_url.raw_path, error=repr(error))
             return _failure(500, "cistern_error", "an internal error; the log has its trace")

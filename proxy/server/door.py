@@ -11,7 +11,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from proxy.downloads.bell import Bell
-from proxy.errors import CisternError, Overloaded
+from proxy.errors import CisternError, refused
 from proxy.exchange import Exchange
 from proxy.log import logger
 from proxy.outcome import Result
@@ -86,8 +86,8 @@ class Door(ABC):
             raise
         except OSError as error:
             if exchange.status:
-                raise BodyDropped(f"the cache's disk refuses: {error}") from error
-            return respond.failure(exchange, Overloaded(f"the cache's disk refuses: {error.strerror or error}", 5.0))
+                raise BodyDropped(str(refused(error))) from error
+            return respond.failure(exchange, refused(error))
         except Exception as error:
             log.exception("a request failed", id=exchange.id, error=repr(error))
             if exchange.status:

@@ -20,6 +20,7 @@ from aiohttp import TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 from cachetools import TTLCache
 
+from proxy.errors import NO_DESCRIPTOR
 from proxy.flights import Flights
 from proxy.tasks import Tasks
 from proxy.upstream import addresses
@@ -96,6 +97,8 @@ class Names:
         try:
             texts = await self._resolver.resolve(host)
         except OSError as error:
+            if error.errno in NO_DESCRIPTOR:  # nobody was asked: that says nothing of the name
+                raise
             self._missing[host] = f"the name cannot be resolved: {error.strerror or type(error).__name__}"
             raise
         found = tuple(address for text in texts[:ADDRESSES_MAX] if (address := addresses.parse(text)) is not None)

@@ -3,17 +3,24 @@
 aiohttp's errors carry whole URLs, and those may be signed: they end here and are no cause of ours.
 """
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
 
-from proxy.errors import DialRefused, Failure, UpstreamFault, UpstreamLied, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import (
+    NO_DESCRIPTOR,
+    DialRefused,
+    Failure,
+    UpstreamFault,
+    UpstreamLied,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from proxy.upstream.dialler import AddressRefused
 
-OURS: Final = frozenset({errno.EMFILE, errno.ENFILE})  # no fault of the upstream: its breaker must not count it
+SOON_S: Final = 1.0  # a descriptor is free again when some answer ends
 
 
 @contextmanager
@@ -49,10 +56,11 @@ def _fault(upstream: str, error: Exception) -> UpstreamFault:
 
 
 def _connection_fault(upstream: str, error: Exception, number: int | None, why: str) -> UpstreamFault:
+    if number in NO_DESCRIPTOR:  # met by the dialling itself, or by the look-up of a name
+        why = f"not asked, this member is out of file descriptors: {why}"
+        return UpstreamUnavailable(upstream, why, SOON_S, failure=Failure.DESCRIPTORS)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return UpstreamUnavailable(upstream, f"its name leads nowhere: {why}", failure=Failure.DNS)
-    if number in OURS:
-        return UpstreamUnavailable(upstream, f"this server cannot dial: {why}", failure=Failure.BUSY)
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamUnavailable(upstream, f"it cannot be reached: {why}")
     return UpstreamUnavailable(upstream, f"the connection failed ({type(error).__name__})")

@@ -20,6 +20,7 @@ from yarl import URL
 from proxy.errors import (
     CredentialUnavailable,
     DialRefused,
+    Failure,
     UpstreamDenied,
     UpstreamFault,
     UpstreamLied,
@@ -200,6 +201,8 @@ class Tokens:
         except DialRefused:
             raise
         except (UpstreamUnavailable, UpstreamTimeout, UpstreamLied) as error:
+            if error.failure is Failure.DESCRIPTORS:  # the realm was not asked
+                raise
             raise CredentialUnavailable(
                 self._wire.upstream, f"its token realm fails: {error}", error.retry_after_s
             ) from error

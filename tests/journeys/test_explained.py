@@ -1,5 +1,6 @@
 """What `explain` says of each class of failure, beside what a client really gets: the same failure, in words."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,14 @@ class Case:
     url: Callable[[Registry], str] = lambda registry: registry.url
     keys: dict[str, Any] = field(default_factory=dict)
     extra: str = ""
+    names: Callable[[], Names] = Names
+
+
+class Short(Names):
+    """A resolver with no file descriptor left to ask with."""
+
+    async def resolve(self, host: str) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
 
 
 CASES: dict[Failure, Case] = {
@@ -68,6 +77,9 @@ CASES: dict[Failure, Case] = {
         "blobs of origin.test are under way in all of them",
         lambda registry: registry.hold(LAYER.digest, after_bytes=10),
         keys={"max_connections": 1, "timeouts": {"headers": "50ms"}},
+    ),
+    Failure.DESCRIPTORS: Case(
+        "nothing is wrong with the upstream", url=lambda _registry: "http://short.test", names=Short
     ),
     Failure.THROTTLED: Case("it may be asked again in", answering(script.throttle("30"))),
     Failure.DENIED: Case("upstreams.origin.test.credentials", answering(script.error(403, "DENIED"))),
@@ -99,7 +111,7 @@ async def test_a_failure_is_explained_as_a_client_meets_it(
             registry.authority = Bearer(realm)
         case.happens(registry)
         text = config_text(cache_dir, case.url(registry), case.extra, proxy="none", **case.keys)
-        async with running(text, resolver=Names()) as proxy:
+        async with running(text, resolver=case.names()) as proxy:
             rooms = Kept.over(proxy)
             busy = await proxy.start_pull(LAYER) if failure is Failure.BUSY else None
             if busy is not None:
