@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import Failure, Overloaded, UpstreamUnavailable, answer, refused
+from proxy.errors import Failure, UpstreamUnavailable, answer, refused
 from proxy.upstream.client import Clients
 from proxy.upstream.dialler import SystemResolver
 from tests.unit.upstream_peers import Peer, Reply, Resolver, clients, config, source
@@ -115,5 +115,4 @@ def test_a_file_that_cannot_be_opened_for_want_of_one_is_no_fault_of_the_disk(nu
     """Both are 503 with Retry-After, in other words."""
     error = refused(OSError(number, "oh"))
     assert (str(error), answer(error)[0]) == (said, 503)
-    assert isinstance(error, Overloaded)
-    assert error.retry_after_s > 0
+    assert error.retry_after_s is not None
