@@ -17,9 +17,10 @@ from benchmarks.faults.report import Played
 from benchmarks.faults.subjects import SUBJECTS
 from benchmarks.figures import CISTERN
 from tests.faults import matrix, playing
-from tests.faults.matrix import TROUBLES, Cell
+from tests.faults.matrix import Cell
 from tests.faults.rows import ROWS, STALE, Row
 from tests.faults.stage import staged
+from tests.faults.troubles import TROUBLES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PATIENCE_S = 45.0  # longer than Cistern's default `stall` and one resume

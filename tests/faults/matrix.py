@@ -1,19 +1,20 @@
 """The matrix: every trouble, times held, half-held and cold images, times real clients behind HAProxy and two Cisterns.
 
 A cell is one real pull with its time, beside the same client's time while all was well. Every cell has a repository and
-an image of its own, so that no cell prepares another. Knows how trouble is made; what must hold is `Cell.faults`.
+an image of its own, so that no cell prepares another. How trouble is made is told in
+`troubles`; what must hold, in `Cell.faults`.
 """
 
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support import script
+from tests.faults.troubles import STATES, USER, Field, Trouble
 from tests.support.cistern import CisternProcess
 from tests.support.clients import Containerd, Mirror, Podman, contents, skopeo_copy, write_hosts
 from tests.support.faults import FaultProxy
@@ -24,45 +25,13 @@ from tests.support.proxy import UPSTREAM
 from tests.support.raw import RawClient
 from tests.support.realm import Bearer, Realm
 from tests.support.registry import Registry
-from tests.support.wire import Fault
 
-STATES: Final = ("held", "half", "cold")
 CLIENTS: Final = ("skopeo", "ctr", "podman")
 WITHIN_S: Final = 2.0  # of its healthy time every held image pulls
 PATIENCE_S: Final = 60.0
 DISK_BYTES: Final = 64 << 20
-BOTH: Final = ("GET", "HEAD")
-USER, PASSWORD = "robot", "the-robots-password"
+PASSWORD: Final = "the-robots-password"
 MEMBERS: Final = ("one", "two")
-
-
-@dataclass(slots=True)
-class Field:
-    """Two Cisterns behind HAProxy, and their one upstream."""
-
-    registry: Registry
-    realm: Realm
-    road: FaultProxy
-    members: list[CisternProcess]
-    balancer: HAProxy
-    node: Containerd | None
-    home: Path
-    images: dict[str, Image] = field(default_factory=dict)
-
-
-Spoil = Callable[[Field], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """One line of the matrix. `pulls` names the states whose images must pull; `keys` are configuration for it."""
-
-    name: str
-    spoil: Spoil
-    pulls: frozenset[str] = frozenset({"held"})
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    has_credentials: bool = False
-    is_on_small_disk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,101 +60,6 @@ class Cell:
         if self.state == "held" and late_s > WITHIN_S:
             return [f"{self.trouble}, {self.state}, {self.client}: {late_s:.1f} s more than when all is well"]
         return []
-
-
-# Trouble
-
-
-def answers(*faults: Fault) -> Spoil:
-    async def spoil(area: Field) -> None:
-        area.registry.script("*", *faults, methods=BOTH)
-
-    return spoil
-
-
-async def nothing(_area: Field) -> None:
-    """All is well."""
-
-
-async def down(area: Field) -> None:
-    area.road.refusing = True
-    area.road.reset()
-
-
-async def silent(area: Field) -> None:
-    """Sixty seconds to each first byte are for ever to whoever waits ten."""
-    area.registry.hold_headers("*")
-
-
-async def realm_refuses(area: Field) -> None:
-    area.realm.expire_all()
-    area.realm.script("*", script.error(401, "UNAUTHORIZED"), methods=("GET", "POST"))
-
-
-async def credential_expires(area: Field) -> None:
-    """The account's password is another one now, and its tokens are taken no more."""
-    area.realm.users[USER] = "changed"
-    area.realm.expire_all()
-
-
-async def disk_fills(area: Field) -> None:
-    """Not a block is left on the file system of either cache directory."""
-    for member in area.members:
-        await asyncio.to_thread(_fill, member.cache_dir / "filler")
-
-
-async def index_goes(area: Field) -> None:
-    """Both are killed, and start without their index."""
-    for member in area.members:
-        await member.kill()
-        for path in sorted(member.cache_dir.glob("index.sqlite*")):
-            path.unlink()
-        await member.start()
-
-
-async def index_goes_and_upstream_too(area: Field) -> None:
-    await down(area)
-    await index_goes(area)
-
-
-ALL_STATES: Final = frozenset(STATES)
-TROUBLES: Final = (
-    Trouble("upstream down", down),
-    Trouble("60 s to every first byte", silent),
-    Trouble("401 at the realm", realm_refuses, has_credentials=True),
-    Trouble(
-        "401 at the realm for anybody (on_denied: serve_stale)",
-        realm_refuses,
-        keys={"tags": {"on_denied": "serve_stale"}},
-    ),
-    Trouble("401 at the realm for anybody (on_denied: deny, the default)", realm_refuses, pulls=frozenset()),
-    Trouble(
-        "403 (on_denied: serve_stale)",
-        answers(script.error(403, "DENIED")),
-        keys={"tags": {"on_denied": "serve_stale"}},
-    ),
-    Trouble("403 (on_denied: deny, the default)", answers(script.error(403, "DENIED")), pulls=frozenset()),
-    Trouble("404", answers(script.error(404, "MANIFEST_UNKNOWN"))),
-    Trouble("429", answers(script.throttle("60"))),
-    Trouble("503", answers(script.error(503))),
-    Trouble("expired credential", credential_expires, has_credentials=True),
-    Trouble("disk full", disk_fills, pulls=ALL_STATES, is_on_small_disk=True),
-    Trouble("index deleted", index_goes, pulls=ALL_STATES),
-    Trouble("index deleted, upstream down", index_goes_and_upstream_too),
-)
-
-
-def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        for size in (1 << 20, 4096):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-
-
-# The field
 
 
 def config(url: str, trouble: Trouble, home: Path) -> dict[str, Any]:

@@ -5,20 +5,36 @@ asked and how many copies may leave it, what is committed at the end, and which 
 upstream heals, and one more client must get everything: `play` in `playing`.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from tests.faults import stage as parts
+from tests.faults.spoils import (
+    all_answers,
+    always,
+    cut_road,
+    cut_then,
+    expired_at_once,
+    expired_in_mid_body,
+    expired_token,
+    once,
+    past_iat,
+    realm_answers,
+    realm_shape,
+    realm_silent,
+    refuse,
+    silent,
+    tag_answers,
+    token_expired_in_mid_body,
+    total,
+    void,
+)
 from tests.faults.stage import MIB, TAG, Play, Stage
 from tests.support import script
 from tests.support.faults import End
-from tests.support.images import Blob
-from tests.support.realm import TokenShape
-from tests.support.wire import Answer, Fault, Gate, reply
+from tests.support.wire import reply
 
-BOTH: Final = ("GET", "HEAD")
 # Bodies that are exact and complete; or broken off, so that the client knows; or refused by a status.
 EXACT: Final = frozenset({"exact"})
 BROKEN: Final = frozenset({"broken"})
@@ -62,144 +78,6 @@ class Row:
     @property
     def name(self) -> str:
         return f"{self.id} {self.fault}"
-
-
-def once(*faults: Fault) -> Callable[[Stage], None]:
-    """The layer's next answer is spoilt so."""
-    return lambda stage: void(stage.registry.script(stage.layer.digest, *faults, times=1))
-
-
-def always(*faults: Fault) -> Callable[[Stage], None]:
-    """Every answer about the layer is spoilt so."""
-    return lambda stage: void(stage.registry.script(stage.layer.digest, *faults, methods=BOTH))
-
-
-def all_answers(*faults: Fault) -> Callable[[Stage], None]:
-    """Every answer of the registry is spoilt so."""
-    return lambda stage: void(stage.registry.script("*", *faults, methods=BOTH))
-
-
-def tag_answers(*faults: Fault) -> Callable[[Stage], None]:
-    """Every answer about the tag is spoilt so."""
-    return lambda stage: void(stage.registry.script(TAG, *faults, methods=BOTH))
-
-
-def void(_made: object) -> None:
-    """A scripted fault stands by itself."""
-
-
-def cut_then(*lies: Fault) -> Callable[[Stage], None]:
-    """The layer's answer is cut, and the one after it lies: later scripts come first."""
-
-    def spoil(stage: Stage) -> None:
-        once(*lies)(stage)
-        once(script.cut(MIB))(stage)
-
-    return spoil
-
-
-def silent(stage: Stage) -> None:
-    """The registry takes every request and answers none."""
-    void(stage.registry.hold_headers("*"))
-
-
-def cut_road(after: int, end: End) -> Callable[[Stage], None]:
-    """The next connection from the upstream ends after so many bytes of answer."""
-
-    def spoil(stage: Stage) -> None:
-        stage.road.reset()  # a kept connection has carried bytes already
-        stage.road.down.cut_after, stage.road.down.cuts, stage.road.down.end = after, 1, end
-
-    return spoil
-
-
-def refuse(count: int | None) -> Callable[[Stage], None]:
-    """The next `count` connections to the upstream (None: all) are reset as they come."""
-
-    def spoil(stage: Stage) -> None:
-        stage.road.reset()
-        stage.road.refusing, stage.road.refuse_next = count is None, count or 0
-
-    return spoil
-
-
-def total(by: int) -> Fault:
-    """A 206 that names another size of the whole."""
-
-    def told(answer: Answer) -> Answer:
-        start = len(answer.whole) - len(answer.body)
-        return answer.with_header("Content-Range", f"bytes {start}-{len(answer.whole) - 1}/{len(answer.whole) + by}")
-
-    return told
-
-
-def expired_at_once(stage: Stage) -> None:
-    """The first signed URL is past its time when it is used."""
-    made: list[str] = []
-
-    def sign(blob: Blob) -> str:
-        made.append(stage.cdn.sign(blob))
-        if len(made) == 1:
-            stage.cdn.expire_all()
-        return made[-1]
-
-    stage.registry.redirect_blobs = sign
-
-
-def expired_in_mid_body(stage: Stage) -> None:
-    """The data host cuts the body, and every URL given out so far has expired when it is asked again."""
-
-    def cut(answer: Answer) -> Answer:
-        stage.cdn.expire_all()
-        return script.cut(MIB)(answer)
-
-    stage.cdn.script("*", cut, times=1)
-
-
-def token_expired_in_mid_body(stage: Stage) -> None:
-    """The registry cuts the body, and takes none of the tokens so far when it is asked again."""
-
-    def cut(answer: Answer) -> Answer:
-        stage.realm.expire_all()
-        return script.cut(MIB)(answer)
-
-    once(cut)(stage)
-
-
-def realm_answers(*faults: Fault) -> Callable[[Stage], None]:
-    """The realm answers so, and the tokens that it gave are taken no more."""
-
-    def spoil(stage: Stage) -> None:
-        stage.realm.expire_all()
-        stage.realm.script("*", *faults, methods=("GET", "POST"))
-
-    return spoil
-
-
-def realm_silent(stage: Stage) -> None:
-    stage.realm.expire_all()
-    stage.realm.script("*", script.gate_headers(Gate()), methods=("GET", "POST"))
-
-
-def realm_shape(**shape: object) -> Callable[[Stage], None]:
-    """Tokens whose answers look so."""
-
-    def prepare(stage: Stage) -> None:
-        stage.wants_tokens()
-        stage.realm.shape = TokenShape(**shape)  # type: ignore[arg-type]  # each row gives it its own types
-
-    return prepare
-
-
-def expired_token(answer: Answer) -> Answer:
-    """A token whose time was over before it was given."""
-    return reply(200, json.dumps(json.loads(answer.body) | {"expires_in": -300}).encode())
-
-
-def past_iat(answer: Answer) -> Answer:
-    """A token that was issued, it says, long ago."""
-    body = json.loads(answer.body) | {"issued_at": "2001-01-01T00:00:00Z", "expires_in": 300}
-    return reply(200, json.dumps(body).encode())
 
 
 BODY_ROWS: Final = (
@@ -247,6 +125,7 @@ BODY_ROWS: Final = (
         kept=False, signal="cistern_upstream_requests_total"),
 )  # fmt: skip
 
+
 AWAY_ROWS: Final = (
     *(Row(id="F14", fault=f"429 {word}, cold blob", play=parts.layer, spoil=all_answers(script.throttle(after)),
           client=THROTTLED, asked=1, waves=3, copies=0.0, kept=False, signal="cistern_upstream_requests_total")
@@ -281,6 +160,7 @@ AWAY_ROWS: Final = (
     Row(id="F16", fault="no first byte for 60 s, cold tag", play=parts.tag, spoil=silent, client=AWAY, asked=1,
         target=TAG, is_slow=True),
 )  # fmt: skip
+
 
 ACCESS_ROWS: Final = (
     Row(id="F17", fault="signed URL expired between redirect and GET", play=parts.layer, prepare=Stage.redirects,
@@ -334,5 +214,6 @@ ACCESS_ROWS: Final = (
     Row(id="F37", fault="a held tag's time is over", play=parts.tag, held=True, spoil=lambda _stage: None,
         client=EXACT, asked=1, target=TAG),
 )  # fmt: skip
+
 
 ROWS: Final = (*BODY_ROWS, *AWAY_ROWS, *ACCESS_ROWS)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.matrix import CLIENTS, STATES, TROUBLES, Trouble, play, table
+from tests.faults.matrix import CLIENTS, play, table
+from tests.faults.troubles import STATES, TROUBLES, Trouble
 
 pytestmark = pytest.mark.real
 # What the gate plays, with skopeo alone; the whole matrix is long.
