@@ -6,11 +6,9 @@ pulls whole, the store true, nothing running, memory, descriptors and disk flat.
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.heap import LOOK_EVERY_S, SLACK
 from tests.soak.clients import CLIENTS, Client, Errand, Failed, plain
 from tests.soak.content import HOST, Content
+from tests.soak.report import Report
 from tests.soak.trouble import Trouble
 from tests.soak.weather import AWAY, GRACE_OF, GRACE_S, Weather
+from tests.support.blocks import blocks_under
 from tests.support.cistern import CisternProcess, assert_store_true
 from tests.support.faults import FaultProxy
 from tests.support.leaks import Footprint
@@ -35,10 +35,8 @@ WARM: Final = 0.3  # of the last life, until memory is looked at first
 # From its lowest while all goes on to where it rests: what the allocator may keep (`proxy.heap.SLACK`), and bounded
 # maps that fill, of requests, routes, links and seals of what is new. In an hour that is some 5000 digests.
 MEMORY_GROWTH: Final = SLACK + 8 * MIB
-LOWS: Final = 5  # of the last life, told
 FILES_GROWTH: Final = 32  # connections that are kept
 SETTLE_S: Final = 30.0
-WORST_MAX: Final = 20  # faults that are told in full
 
 CONFIG: Final[dict[str, Any]] = {
     "registry": {"drain": "5s"},
@@ -50,50 +48,6 @@ UPSTREAM: Final[dict[str, Any]] = {
     "breaker": {"reset_after": "500ms"},
     "timeouts": {"connect": "3s", "headers": "4s", "stall": "3s"},  # a busy machine is slow, too
 }
-
-
-@dataclass(slots=True)
-class Report:
-    """What a soak saw. `faults` is empty if all was well."""
-
-    seed: int
-    pulls: Counter[str] = field(default_factory=Counter)
-    excused: Counter[str] = field(default_factory=Counter)
-    restarts: int = 0
-    probes: int = 0
-    jobs_left: int = 0
-    footprints: list[Footprint] = field(default_factory=list)
-    resident: list[int] = field(default_factory=list)  # bytes, once a second from the first footprint to the last
-    disk_bytes: int = 0
-    most_disk_bytes: int = 0  # seen while it ran, if there was a cap
-    content_bytes: int = 0
-    faults: list[str] = field(default_factory=list)
-
-    def fault(self, words: str) -> None:
-        self.faults.append(words)
-
-    def lows(self, parts: int) -> list[int]:
-        """The least memory in each of so many equal parts of the last life: what a crowd needs for a moment comes and
-        goes, what leaks stays.
-        """
-        count = len(self.resident)
-        return [min(self.resident[part * count // parts : (part + 1) * count // parts]) for part in range(parts)]
-
-    def __str__(self) -> str:
-        first, last = self.footprints[0], self.footprints[-1]
-        lows = ", ".join(f"{low / MIB:.1f}" for low in self.lows(LOWS))
-        lines = [
-            f"seed {self.seed}: {sum(self.pulls.values())} pulls ({_counted(self.pulls)}), "
-            f"{sum(self.excused.values())} failed in trouble ({_counted(self.excused)}), "
-            f"{self.restarts} restarts, {self.probes} probes, {self.jobs_left} hydrations left for later",
-            f"last life: memory at its lowest {lows}, at most {max(self.resident) / MIB:.1f}, at rest "
-            f"{last.resident_bytes / MIB:.1f} MiB; descriptors {first.files} -> {last.files}, "
-            f"threads {first.threads} -> {last.threads}; disk {self.disk_bytes / MIB:.1f} MiB for "
-            f"{self.content_bytes / MIB:.1f} MiB of content"
-            + (f", at most {self.most_disk_bytes / MIB:.1f} MiB" if self.most_disk_bytes else ""),
-            *(f"FAULT: {words}" for words in self.faults[:WORST_MAX]),
-        ]
-        return "\n".join([*lines, f"{len(self.faults)} faults"])
 
 
 class Soak:
@@ -224,7 +178,7 @@ class Soak:
         """The cap is hard: what the cache directory takes on disk never exceeds it."""
         while True:
             await asyncio.sleep(0.5)
-            taken = await asyncio.to_thread(_blocks_under, self.cistern.cache_dir)
+            taken = await asyncio.to_thread(blocks_under, self.cistern.cache_dir)
             self.report.most_disk_bytes = max(self.report.most_disk_bytes, taken)
             if taken > most:
                 self.report.fault(f"{taken} bytes on disk, {most} are allowed")
@@ -322,19 +276,6 @@ class Soak:
         output = self.cistern.output()
         if "Traceback" in output:
             self.report.fault(f"a traceback: {output[output.index('Traceback') :][:600]}")
-
-
-def _blocks_under(folder: Path) -> int:
-    """What all files under a folder take on disk; a file that goes meanwhile takes nothing."""
-    taken = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            taken += path.lstat().st_blocks * 512
-    return taken
-
-
-def _counted(counter: Counter[str]) -> str:
-    return ", ".join(f"{count} {word}" for word, count in counter.most_common())
 
 
 @asynccontextmanager
