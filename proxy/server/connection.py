@@ -3,19 +3,22 @@
 aiohttp bounds the time between two requests only. Here a header has HEADER_S to be complete, an answer that waits in
 our memory TAKE_S to be taken further, and past `limit` the connections that wait for their client longest are closed
 (threats V44, T24). What ends so is counted, and told in one line a minute at most, whoever sends how many (V45).
-Reads some of aiohttp's own fields, in this file alone: tests/unit/test_connection.py fails when they are gone.
+Reads some of aiohttp's own fields, in this file alone, and puts a lane in its parser's place (server/lane.py):
+tests/unit/test_connection.py and test_lane.py fail when they are gone.
 """
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Any, Final
 
 from aiohttp import web
 
 from proxy.log import logger
 from proxy.server import respond
+from proxy.server.lane import Lane, Prompt
 from proxy.server.stall import STALL_S, waiting
 
 HEADER_S: Final = 10.0
@@ -38,6 +41,8 @@ class Connection(web.RequestHandler):
     def __init__(self, server: "Server", **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._server = server
+        if server.prompt is not None:
+            self._parser: Any = Lane(self._parser, self, server.prompt)
         self.is_inside = False
         self._is_tls = False
         self._has_ended = False  # the client sends no more; it may still read
@@ -81,6 +86,32 @@ class Connection(web.RequestHandler):
     def _is_idle(self) -> bool:
         """Whether aiohttp's loop over the requests waits for the next one, or has not begun yet."""
         return self._request_count == 0 if self._waiter is None else not self._waiter.done()
+
+    @cached_property
+    def client(self) -> str:
+        """The address it comes from, as aiohttp's requests tell it."""
+        peer = self.peername
+        return str(peer[0]) if isinstance(peer, tuple) else peer or ""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an answer may leave now: nothing asked before waits for its own, or for its client to take it."""
+        transport, waiter = self.transport, self._waiter
+        return (
+            waiter is not None
+            and not waiter.done()
+            and not self._messages
+            and transport is not None
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        )
+
+    def give(self, answer: bytes) -> None:
+        """Send a whole answer to a request that aiohttp will not hear of; only while `is_free`."""
+        if self.transport is not None:
+            self.transport.write(answer)
+        self._request_count += 1
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     @property
     def waits(self) -> bool:
@@ -142,6 +173,7 @@ class Server(web.Server):
         **options: Any,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
+        self.prompt: Prompt | None = handler if isinstance(handler, Prompt) else None
         self.monotonic = monotonic
         self.limit = limit
         self._options = options

@@ -5,6 +5,7 @@ dropped.
 """
 
 import itertools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -14,8 +15,11 @@ from proxy.downloads.bell import Bell
 from proxy.errors import CisternError, refused
 from proxy.exchange import Exchange
 from proxy.log import logger
-from proxy.outcome import Result
+from proxy.outcome import HIT, Result
 from proxy.server import respond
+from proxy.server.connection import Connection
+from proxy.server.lane import Message
+from proxy.server.ready import date_line
 from proxy.server.send import BodyDropped
 
 log = logger("registry")
@@ -36,23 +40,31 @@ class Door(ABC):
     async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Answer one request. Raises CisternError before the headers are out, ConnectionError after."""
 
-    def _at_once(self, _request: web.BaseRequest, _exchange: Exchange) -> web.StreamResponse | None:
-        """An answer that takes no waiting, None if there is none."""
+    def at_once(self, _message: Message, _connection: Connection) -> bytes | None:
+        """A whole answer that takes no waiting, its exchange told; None if there is none."""
         return None
 
-    def _begin(self, name: str, request: web.BaseRequest) -> Exchange:
+    def _given(self, exchange: Exchange, first: bytes, body: bytes) -> bytes:
+        """The bytes of an answer that is given at once: its head as it stood ready, the date, and its body."""
+        exchange.outcome, exchange.sent = HIT, len(body)
+        exchange.begin(200)
+        exchange.end()
+        self._observe(exchange)
+        return b"".join((first, date_line(time.time()), b"\r\n", body))
+
+    def _name(self) -> str:
+        return f"{self._mark}{next(self._ids):x}"
+
+    def _begin(self, client: str, method: str) -> Exchange:
         """The exchange of a request that has just come."""
-        return Exchange(id=name, client=request.remote or "", method=request.method)
+        return Exchange(id=self._name(), client=client, method=method)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises ConnectionError to drop the connection."""
-        exchange = self._begin(f"{self._mark}{next(self._ids):x}", request)
+        exchange = self._begin(request.remote or "", request.method)
         self._running += 1
-        response: web.StreamResponse | None
         try:
-            response = self._at_once(request, exchange)
-            if response is None:
-                response = await self._guarded(request, exchange)
+            response = await self._guarded(request, exchange)
             if self.draining:
                 response.force_close()
         except ConnectionError as error:

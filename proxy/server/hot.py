@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from proxy.exchange import Exchange
 from proxy.lately import Lately
 from proxy.oci import Digest
-from proxy.outcome import HIT
 from proxy.paths import Kind
 from proxy.pull import Pull
 from proxy.pulled import ManifestAnswer, Standing
 from proxy.rules import Route, Rules
 from proxy.server.asked import Asked
-from proxy.server.ready import Ready, head
+from proxy.server.lane import Message
+from proxy.server.ready import head
 
 MOST_BYTES: Final = 16 << 20  # a generation's; two are kept
 HEARD_AGAIN_AFTER_S: Final = 1.0  # who notes uses and queues images need not hear of each request of a crowd
@@ -50,30 +50,25 @@ class Hot:
         self._rules: Rules | None = None
         self._answers: Lately[tuple[str, str], Answer] = Lately(MOST_BYTES, _weight)
 
-    def find(self, request: web.BaseRequest, rules: Rules, exchange: Exchange) -> Ready | None:
-        """The answer to this very request, the exchange filled in; None if it takes the ordinary road."""
+    def find(self, message: Message, rules: Rules) -> Answer | None:
+        """The answer to this very request of HTTP/1.1; None if it takes the ordinary road."""
         if rules is not self._rules:  # nothing of the old ones may be kept alive here
             self._rules = rules
             self._answers.clear()
-        answer = self._answers.get((request.method, request.raw_path))
-        if answer is None:
+        answer = self._answers.get((message.method, message.path))
+        if answer is None or hdrs.IF_NONE_MATCH in message.headers or not self._pull.repeats(answer.standing):
             return None
-        headers = request.headers
-        if hdrs.IF_NONE_MATCH in headers or request.version < (1, 1):
-            return None
-        if not self._pull.repeats(answer.standing):
-            return None
+        return answer
+
+    def tell(self, answer: Answer, exchange: Exchange, message: Message) -> None:
+        """Fill the exchange in for an answer that is given again, and let its use be heard."""
         if answer.method == "GET" and exchange.started - answer.heard_at >= HEARD_AGAIN_AFTER_S:
             answer.heard_at = exchange.started
             self._pull.fetched(answer.route, answer.digest)
         exchange.kind = Kind.MANIFEST.value
         exchange.route = answer.route
         exchange.reference = answer.reference
-        exchange.range = headers.get(hdrs.RANGE)
-        exchange.outcome = HIT
-        exchange.sent = len(answer.body)
-        exchange.begin(200)
-        return Ready(answer.head, answer.body)
+        exchange.range = message.headers.get(hdrs.RANGE)
 
     def keep(self, asked: Asked, found: ManifestAnswer, headers: Mapping[str, str], exchange: Exchange) -> None:
         """Let a 200 with these headers stand ready for the next one who asks the same, if it stands at all."""

@@ -19,8 +19,10 @@ from proxy.rules import Route, Rules
 from proxy.server import respond
 from proxy.server.asked import Asked, Reading
 from proxy.server.carrier import Carrier
+from proxy.server.connection import Connection
 from proxy.server.door import Door
 from proxy.server.hot import Hot
+from proxy.server.lane import Message
 from proxy.server.probes import BELOW, Probes, probe
 from proxy.server.ranges import is_hopeless
 from proxy.signing import Grant, Keys
@@ -52,8 +54,13 @@ class Registry(Door):
         self._reading = Reading()
         self._hot = Hot(pull)
 
-    def _at_once(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse | None:
-        return self._hot.find(request, self._rules(), exchange)
+    def at_once(self, message: Message, connection: Connection) -> bytes | None:
+        answer = None if self.draining else self._hot.find(message, self._rules())
+        if answer is None:
+            return None
+        exchange = self._begin(connection.client, message.method)
+        self._hot.tell(answer, exchange, message)
+        return self._given(exchange, answer.head, answer.body)
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         if request.rel_url.raw_path.startswith(BELOW):

@@ -6,7 +6,7 @@ was answered from what is kept, or that no engine answered, is told here.
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,8 +18,10 @@ from proxy.oci import Digest, Span
 from proxy.outcome import HIT
 from proxy.paths import Kind
 from proxy.server.blobs import Outgoing, decide, send_out
+from proxy.server.connection import Connection
 from proxy.server.door import Door
-from proxy.server.ready import Ready, head
+from proxy.server.lane import Message
+from proxy.server.ready import head
 from proxy.server.send import BodyDropped
 from proxy.server.streams import Streams
 from proxy.store.threads import Threads
@@ -80,32 +82,33 @@ class Front(Door):
         if not (isinstance(exchange, Served) and exchange.is_asked):
             self._told(exchange)
 
-    def _begin(self, name: str, request: web.BaseRequest) -> Served:
-        return Served(id=name, client=request.remote or "", method=request.method)
+    def _begin(self, client: str, method: str) -> Served:
+        return Served(id=self._name(), client=client, method=method)
 
     # What is kept
 
-    def _at_once(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse | None:
-        found = None if self._kept is None else self._kept.manifest(request.method, request.raw_path)
-        if found is None or hdrs.IF_NONE_MATCH in request.headers or request.version < (1, 1):
+    def at_once(self, message: Message, connection: Connection) -> bytes | None:
+        if self._kept is None or self.draining or hdrs.IF_NONE_MATCH in message.headers:
             return None
-        self._note(exchange, request, found.facts)
-        found.heard_at = self._hear(request, found.facts, exchange, found.heard_at)
-        exchange.sent = len(found.body)
-        exchange.begin(200)
-        return Ready(found.head, found.body)
+        found = self._kept.manifest(message.method, message.path)
+        if found is None:
+            return None
+        exchange = self._begin(connection.client, message.method)
+        self._note(exchange, message.headers, found.facts)
+        found.heard_at = self._hear(message.path, found.facts, exchange, found.heard_at)
+        return self._given(exchange, found.head, found.body)
 
-    def _note(self, exchange: Exchange, request: web.BaseRequest, facts: Facts) -> None:
+    def _note(self, exchange: Exchange, headers: Mapping[str, str], facts: Facts) -> None:
         if isinstance(exchange, Served):
             exchange.facts = facts
         exchange.kind, exchange.reference, exchange.outcome = facts.kind, facts.reference, HIT
-        exchange.range = request.headers.get(hdrs.RANGE)
+        exchange.range = headers.get(hdrs.RANGE)
 
-    def _hear(self, request: web.BaseRequest, facts: Facts, exchange: Exchange, heard_at: float) -> float:
+    def _hear(self, target: str, facts: Facts, exchange: Exchange, heard_at: float) -> float:
         """Tell that content was used, once a second at most; when it was told."""
-        if request.method != "GET" or exchange.started - heard_at < HEARD_AGAIN_AFTER_S:
+        if exchange.method != "GET" or exchange.started - heard_at < HEARD_AGAIN_AFTER_S:
             return heard_at
-        self._heard(Heard(request.raw_path, facts.digest))
+        self._heard(Heard(target, facts.digest))
         return exchange.started
 
     async def _kept_blob(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse | None:
@@ -121,8 +124,8 @@ class Front(Door):
                 outgoing = decide(request.headers, blob.size, blob.headers)
             except CisternError:  # a range that is refused: the engine says how
                 return None
-            self._note(exchange, request, blob.facts)
-            blob.heard_at = self._hear(request, blob.facts, exchange, blob.heard_at)
+            self._note(exchange, request.headers, blob.facts)
+            blob.heard_at = self._hear(request.raw_path, blob.facts, exchange, blob.heard_at)
             body = WholeBody(blob, lambda _error: kept.forget_blob(request.raw_path))
             with self.streams.carrying(Digest.parse(blob.facts.digest), lambda: exchange.status != 0):
                 return await send_out(request, outgoing, body, self._threads, exchange)

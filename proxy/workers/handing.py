@@ -39,9 +39,6 @@ GONE: Final = "the engine is gone, and what it gave is not what is verified now"
 class AskedRegistry(Registry):
     """The registry's handler for questions: it keeps no answer, and tells which of them may be kept."""
 
-    def _at_once(self, _request: web.BaseRequest, _exchange: Exchange) -> web.StreamResponse | None:
-        return None
-
     def heard(self, target: str, digest: Digest) -> BlobAsked | ManifestFetched | None:
         """What it means that a serving process gave content again without a question; None if that cannot be told."""
         asked = self._reading.recall(target, self._rules())

@@ -33,7 +33,7 @@ Step = tuple[str, int, int]
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("pull"), st.integers(0, IMAGES - 1), st.integers(1, 12)),
-        st.tuples(st.just("range"), st.integers(0, IMAGES - 1), st.integers(0, 2 * MIB)),
+        st.tuples(st.just("range"), st.integers(0, IMAGES - 1), st.integers(0, 2 * MIB - 1)),
         st.tuples(st.just("wait"), st.just(0), st.sampled_from([1, 40, LONG_S])),
         st.tuples(st.just("evict"), st.integers(0, IMAGES - 1), st.just(0)),
         st.tuples(st.just("settle"), st.just(0), st.integers(0, 30)),

@@ -37,6 +37,8 @@ RANK: Final = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms
 OWNERS: Final = {
     "aiohttp": "upstream",
     "aiohttp.hdrs": "server upstream workers",
+    "aiohttp.http_parser": "server upstream",
+    "aiohttp.streams": "server upstream",
     "aiohttp.web": "server app workers",
     "aiofiles": "store downloads",
     "prometheus_client": "metrics",

@@ -2,18 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
-from proxy.config import parse
+from proxy.app import registry_of
+from proxy.config import Address, parse
 from proxy.events import ManifestFetched
+from proxy.exchange import Exchange
 from proxy.rules import Rules
+from proxy.server.door import Door
+from proxy.server.gate import Gate
+from proxy.server.listen import listen
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
 from tests.support.kept import Kept, kept
-from tests.support.proxy import UPSTREAM, Proxy, config_text, proxied
+from tests.support.proxy import UPSTREAM, AlwaysReady, Proxy, config_text, proxied
 from tests.support.registry import Registry
 
 APP = "team/app"
@@ -192,3 +199,47 @@ async def raw(proxy: Proxy, request: str) -> tuple[bytes, bytes]:
     writer.close()
     await writer.wait_closed()
     return head, body
+
+
+@dataclass
+class Doorway:
+    """A registry address over the same rooms that lets one client in."""
+
+    handler: Door
+    url: str
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    async def ask(self, client: ClientSession) -> tuple[int, str | None, bytes]:
+        """Status, Connection header and body of a manifest."""
+        async with client.get(f"{self.url}/v2/{UPSTREAM}/{TAG}") as answer:
+            return answer.status, answer.headers.get("Connection"), await answer.read()
+
+
+@pytest.fixture
+async def doorway(proxy: Proxy) -> AsyncIterator[Doorway]:
+    exchanges: list[Exchange] = []
+    handler = registry_of(proxy.rooms, AlwaysReady(), exchanges.append)
+    listener = await listen(Address("127.0.0.1", 0), Gate(handler, lambda: 1, observe=exchanges.append))
+    try:
+        yield Doorway(handler, listener.url, exchanges)
+    finally:
+        await listener.close()
+
+
+async def test_who_finds_no_place_is_told_so_whatever_is_ready(doorway: Doorway, image: Image) -> None:
+    """A ready answer is for those inside: one over the limit gets its 503 and is closed."""
+    async with ClientSession() as inside, ClientSession() as outside:
+        for _ in range(4):
+            assert await doorway.ask(inside) == (200, None, image.manifest.data)
+        assert (await doorway.ask(outside))[:2] == (503, "close")
+        assert await doorway.ask(inside) == (200, None, image.manifest.data)
+    assert [exchange.status for exchange in doorway.exchanges] == [200] * 4 + [503, 200]
+
+
+async def test_a_ready_answer_of_a_draining_server_is_the_last_one(doorway: Doorway, image: Image) -> None:
+    """It closes its connection, so that the client goes elsewhere."""
+    async with ClientSession() as inside:
+        for _ in range(4):
+            assert await doorway.ask(inside) == (200, None, image.manifest.data)
+        await doorway.handler.drained()
+        assert await doorway.ask(inside) == (200, "close", image.manifest.data)

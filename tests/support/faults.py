@@ -9,12 +9,14 @@ import enum
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from proxy.downloads.bell import Bell
 from proxy.tasks import Tasks
 
 PIECE = 16 * 1024
+LISTENING = "0A"
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -131,6 +133,14 @@ class FaultProxy:
         while road.carried_bytes < count:
             await self._moved.wait()
 
+    async def taken(self) -> None:
+        """Wait until whoever connects here has read what was carried to it: while it stalls, nothing is on its way."""
+        async with asyncio.timeout(30):
+            while _queued(self._port) or any(  # noqa: ASYNC110 - another process reads: nothing rings when it has
+                end.transport.get_write_buffer_size() for end in self._open
+            ):
+                await asyncio.sleep(0.01)
+
     def heal(self) -> None:
         """No fault any more, for new bytes and new connections."""
         self.up.heal()
@@ -218,6 +228,19 @@ class FaultProxy:
 
 class _Ended(Exception):
     """A fault ended the connection."""
+
+
+def _queued(port: int) -> int:
+    """The bytes that wait in the kernel on connections to a port of this machine (proc_pid_net(5))."""
+    total = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, here, there, state, queues, *_ = line.split()
+        unsent, unread = (int(count, 16) for count in queues.split(":"))
+        if state != LISTENING and here.endswith(f":{port:04X}"):
+            total += unsent
+        if there.endswith(f":{port:04X}"):
+            total += unread
+    return total
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

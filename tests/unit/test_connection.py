@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from proxy.server.connection import HEADER_S, NEWCOMER_S, TAKE_S, TELL_S, TIDY_S, Connection, Server
 from proxy.server.stall import waiting
 from tests.support.clock import Clock
-from tests.support.site import settled
+from tests.support.site import until
 from tests.support.wire import Gate
 
 LIMIT = 4
@@ -89,12 +89,6 @@ class Counting(Connection):
 class CountingServer(Server):
     def __call__(self) -> Connection:
         return Counting(self)
-
-
-async def until(wanted: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not wanted():
-            await settled()
 
 
 @pytest.fixture
