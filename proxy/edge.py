@@ -144,7 +144,7 @@ def _asked(rooms: Rooms, health: Health, counter: Counter, metrics: Metrics) -> 
         if event.where == "store":
             counter.forget([event.digest])
 
-    counter.counted = counted
+    counter.counted, counter.blocked = counted, lambda: rooms.current.blocked
     rooms.disk.records.watch(counter.changed)
     rooms.manifests.on_forgotten = rooms.grace.on_change = counter.changed
     rooms.events.listen(Evicted, lambda event: counter.forget(event.reach))

@@ -4,7 +4,7 @@ starts again whatever of them dies.
 One thread and no event loop, so that it can fork at any time; it touches no content, and speaks to no client. Signals:
 TERM and INT drain (serving processes first, then the engine), a second one ends all at once; HUP goes to the engine;
 USR2 puts new serving processes in the place of all, one after another. Its own end, by whatever, ends the others.
-Who was told to leave, or is to succeed another one, is waited for so long, and then killed.
+Who was told to leave, is to succeed another one or has just been started is waited for so long, and then killed.
 """
 
 import os
@@ -23,11 +23,13 @@ log = logger("parent")
 ENGINE: Final = "engine"
 ENDED_AT_ONCE: Final = 1
 READY_WITHIN_S: Final = 60.0  # a successor; as long as it takes, its predecessor serves
+START_WITHIN_S: Final = 300.0  # whoever has none; a million blobs take an engine a second, an upgraded store minutes
 
 
 class Parent:
     """Keeps the posts filled until a signal. `announce` gets the engine's word once all are ready; `let_go` closes the
-    sockets that no serving process will be started for any more. Who was told to leave is killed after `leave_s`.
+    sockets that no serving process will be started for any more. Who was told to leave is killed after `leave_s`, as it
+    is then.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class Parent:
         announce: Callable[[str], None],
         failed: Callable[[Exception], int],
         let_go: Callable[[], object],
-        leave_s: float,
+        leave_s: Callable[[], float],
         ready_s: float = READY_WITHIN_S,
+        start_s: float = START_WITHIN_S,
     ) -> None:
         self._engine = Post(ENGINE, engine)
         self._servers = [Post(f"server {number}", main) for number, main in enumerate(servers, 1)]
@@ -48,6 +51,7 @@ class Parent:
         self._let_go = let_go
         self._leave_s = leave_s
         self._ready_s = ready_s
+        self._start_s = start_s
         self._life = os.pipe()
         self._selector = selectors.EpollSelector()
         self._woken = os.pipe()
@@ -58,7 +62,7 @@ class Parent:
         self._rolling: list[Post] = []
 
     def run(self) -> int:
-        """Serve until a signal, or until the engine cannot even start; the exit code."""
+        """Serve until a signal, or until a process cannot even start; the exit code."""
         self._catch()
         settle()  # what is here now is the same in every process: no collection writes to pages that they share
         for post in self._posts:
@@ -128,6 +132,7 @@ class Parent:
     def _fill(self, post: Post) -> None:
         post.next_at = None
         post.child = self._fork(post)
+        post.child.until = post.child.at + self._start_s
 
     def _fork(self, post: Post) -> Child:
         close = (*self._woken, self._selector.fileno())
@@ -146,10 +151,10 @@ class Parent:
 
     def _dismiss(self, child: Child, number: signal.Signals) -> None:
         child.signal(number)
-        child.until = time.monotonic() + self._leave_s
+        child.until = time.monotonic() + self._leave_s()
 
     def _kill_overdue(self) -> None:
-        """Who hangs, stopped or by a disk, holds up neither a stop nor a rolling restart."""
+        """Who hangs, stopped or by a disk, holds up no start, no stop and no rolling restart."""
         now = time.monotonic()
         for post in self._posts:
             for child in post.all:
@@ -158,8 +163,11 @@ class Parent:
                 child.until = None
                 child.signal(signal.SIGKILL)
                 log.error("a process hangs, and is killed", process=child.name, pid=child.pid)
-                if self._is_stopping:
+                if self._is_stopping or not self._is_announced:
                     self._code = ENDED_AT_ONCE
+                if not self._is_announced and not self._is_stopping:
+                    log.error("cannot start: a process was not ready in time", process=child.name, s=self._start_s)
+                    self._stop(signal.SIGTERM)
 
     def _fill_what_is_due(self) -> None:
         now = time.monotonic()
@@ -243,6 +251,10 @@ class Parent:
             return
         if not any(child in post.leaving for post in self._posts):
             child.until = None
+        if child is self._engine.child:  # the others waited for it
+            for post in self._servers:
+                if post.child is not None and post.child.said is None:
+                    post.child.until = time.monotonic() + self._start_s
         if not self._is_announced and all(
             post.child is not None and post.child.said is not None for post in self._posts
         ):

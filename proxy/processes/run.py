@@ -44,6 +44,7 @@ def run(source: Source, *, log_format: Format, failed: Callable[[Exception], int
 
 def _run_apart(source: Source, config: Config, log_format: Format, failed: Callable[[Exception], int]) -> int:
     count, board = processes_of(config), Board()
+    board.drain_s = config.registry.drain_s
     with ExitStack() as stack:
         asked = stack.enter_context(listening())
         has_tls = config.registry.tls is not None
@@ -74,7 +75,7 @@ def _run_apart(source: Source, config: Config, log_format: Format, failed: Calla
             announce=print_line,
             failed=failed,
             let_go=lambda: _close_but(every, [asked]),
-            leave_s=2 * config.registry.drain_s + BESIDE_DRAIN_S,
+            leave_s=lambda: 2 * board.drain_s + BESIDE_DRAIN_S,
         )
         return parent.run()
 

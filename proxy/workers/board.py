@@ -1,4 +1,5 @@
-"""One number that all processes of a server see at once: it grows when anything that was answered may not stand.
+"""What all processes of a server see at once: a number that grows when anything that was answered may not stand, and
+how long a drain may take by now, for the parent, whom nobody sends a message.
 
 A page of memory shared by inheritance. The engine alone writes; a serving process compares with the number that its
 answer was given at, so no answer outlives a change by the time that a message takes.
@@ -19,6 +20,15 @@ class Board:
     @property
     def changes(self) -> int:
         return self._page[0]
+
+    @property
+    def drain_s(self) -> float:
+        """`registry.drain` as the configuration that is in force has it."""
+        return self._page[1] / 1000
+
+    @drain_s.setter
+    def drain_s(self, seconds: float) -> None:
+        self._page[1] = round(seconds * 1000)
 
     def bump(self) -> None:
         """Nothing that was answered so far is given again without asking. The engine's alone."""

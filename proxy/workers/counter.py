@@ -30,8 +30,9 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Counter:
-    """The engine's counter. `doors` are the handlers by address, `counted` takes what serving processes counted; both
-    are set before it opens. Stands where one process has the listener of its clients.
+    """The engine's counter. `doors` are the handlers by address, `counted` takes what serving processes counted,
+    `blocked` tells what nobody may carry; all are set before it opens. Stands where one process has the listener of its
+    clients.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Counter:
         self._board = apart.board
         self.doors: dict[str, Handler] = {}
         self.counted: Callable[[Counts], None] = lambda _counts: None
+        self.blocked: Callable[[], Iterable[Digest]] = lambda: ()
         self._settings = settings
         self._tasks = tasks
         self._standing: dict[Channel, int] = {}  # and how many clients each one's process has
@@ -65,7 +67,9 @@ class Counter:
     def limit(self, _connections: int) -> None:
         """Another configuration is in force: every serving process hears of it."""
         self._board.bump()
-        self.tell(self._settings())
+        settings = self._settings()
+        self._board.drain_s = settings.drain_s
+        self.tell(settings)
 
     async def stop_accepting(self) -> None:
         """Nobody new is served; the line waits for the next engine."""
@@ -92,9 +96,8 @@ class Counter:
     def cut(self, digests: Iterable[Digest]) -> None:
         """No answer may carry these digests any more."""
         self._board.bump()
-        cut = tuple(map(str, digests))
-        for start in range(0, len(cut), DIGESTS_MAX):
-            self.tell(Cut(cut[start : start + DIGESTS_MAX]))
+        for message in _cuts(digests):
+            self.tell(message)
 
     def tell(self, message: Message) -> None:
         """Tell every serving process. One that takes nothing loses its connection, and begins anew."""
@@ -176,6 +179,8 @@ class Counter:
         self._standing[channel] = 0
         try:
             channel.post(self._settings())
+            for message in _cuts(self.blocked()):  # it may have missed one
+                channel.post(message)
             while True:
                 counts = cast("Counts", (await channel.expect(Counts)).message)
                 self._standing[channel] = counts.connections
@@ -203,3 +208,9 @@ class Counter:
         await question.channel.send(Small(response.status, headers, len(whole), question.facts), first)
         for piece in rest:
             await question.channel.send(More(), piece)
+
+
+def _cuts(digests: Iterable[Digest]) -> list[Cut]:
+    """These digests as messages."""
+    cut = tuple(map(str, digests))
+    return [Cut(cut[start : start + DIGESTS_MAX]) for start in range(0, len(cut), DIGESTS_MAX)]

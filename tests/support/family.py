@@ -1,7 +1,8 @@
-"""A parent of processes that do as they are told: `python -m tests.support.family SERVERS LEAVE_S READY_S`.
+"""A parent of processes that do as they are told: `python -m tests.support.family SERVERS LEAVE_S READY_S START_S`.
 
 Each serving process waits for a byte on standard input before it says that it is ready, and is deaf to TERM from then
-on if that byte is DEAF; USR1 ends it with code 0. The engine is ready at once, and says when it drains.
+on if that byte is DEAF; USR1 ends it with code 0. The engine is ready at once, and says when it drains; without servers
+it waits for a byte first.
 """
 
 import asyncio
@@ -78,10 +79,12 @@ class Family:
 
 
 @asynccontextmanager
-async def family(*, servers: int = 1, leave_s: float = 60.0, ready_s: float = 60.0) -> AsyncIterator[Family]:
+async def family(
+    *, servers: int = 1, leave_s: float = 60.0, ready_s: float = 60.0, start_s: float = 60.0
+) -> AsyncIterator[Family]:
     """A parent whose processes are started; killed with all that is left of it at the end."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, str(servers), str(leave_s), str(ready_s),
+        sys.executable, "-m", __name__, str(servers), str(leave_s), str(ready_s), str(start_s),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -104,7 +107,7 @@ def _say(word: str) -> None:
     os.write(1, json.dumps({"said": word, "pid": os.getpid()}).encode() + b"\n")
 
 
-def _main(servers: int, leave_s: float, ready_s: float) -> int:
+def _main(servers: int, leave_s: float, ready_s: float, start_s: float) -> int:
     from proxy.log import configure_loosely
     from proxy.processes.children import Inherited
     from proxy.processes.parent import Parent
@@ -112,6 +115,8 @@ def _main(servers: int, leave_s: float, ready_s: float) -> int:
     def engine(inherited: Inherited) -> int:
         signal.signal(signal.SIGUSR1, lambda *_: _say("draining"))
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        if not servers:
+            os.read(STDIN, 1)
         inherited.say("engine")
         _say("engine")
         while True:
@@ -133,8 +138,9 @@ def _main(servers: int, leave_s: float, ready_s: float) -> int:
         announce=lambda _: _say("announced"),
         failed=lambda _: 1,
         let_go=lambda: None,
-        leave_s=leave_s,
+        leave_s=lambda: leave_s,
         ready_s=ready_s,
+        start_s=start_s,
     ).run()
 
 

@@ -141,6 +141,23 @@ async def test_every_change_is_on_the_board_and_told(opened: Open) -> None:
     channel.close()
 
 
+async def test_who_stands_anew_is_told_what_is_blocked(opened: Open) -> None:
+    """It may have been told while it was away; an answer that carries such a digest goes on until then."""
+    blocked = [Digest("sha256", f"{number:064x}") for number in range(DIGESTS_MAX + 1)]
+    opened.counter.blocked = lambda: blocked
+    channel = await standing(opened)
+    told = [cast("Cut", (await channel.expect(Cut)).message).digests for _ in range(2)]
+    assert [digest for digests in told for digest in digests] == list(map(str, blocked))
+    channel.close()
+
+
+async def test_the_parent_sees_how_long_a_drain_may_take_by_now(opened: Open) -> None:
+    """Another configuration may give it longer: nobody is killed for taking that."""
+    opened.board.drain_s = 25.0
+    opened.counter.limit(7)
+    assert opened.board.drain_s == 1.0
+
+
 async def test_a_flush_waits_for_what_was_counted(opened: Open) -> None:
     """From every process that answers; what they count unasked is taken as well."""
     first, second = await standing(opened), await standing(opened)

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from tests.support.family import DEAF, READY, family
 
 
@@ -63,6 +65,34 @@ async def test_a_successor_that_never_becomes_ready_is_killed() -> None:
         kin.signal(signal.SIGTERM)
         assert await kin.ended() == 0
         assert kin.pids("server 1") == [first, hung]
+
+
+@pytest.mark.parametrize(("servers", "named"), [(1, "server 1"), (0, "engine")])
+async def test_a_first_start_that_hangs_ends_in_words(servers: int, named: str) -> None:
+    """The log names who is not ready, and nobody is left."""
+    async with family(servers=servers, start_s=0.2) as kin:
+        hung = await kin.started(named)
+        assert (await kin.event("a process hangs, and is killed"))["pid"] == hung
+        assert (await kin.event("cannot start: a process was not ready in time"))["process"] == named
+        assert await kin.ended() == 1
+        assert not any(line.get("said") == "announced" for line in kin.lines)
+        assert len(kin.pids(named)) == 1
+
+
+async def test_one_that_hangs_in_its_start_later_is_followed_by_another() -> None:
+    """The server goes on meanwhile."""
+    async with family(start_s=0.9) as kin:
+        kin.tell(READY)
+        first = await kin.started("server 1")
+        await kin.said("announced")
+        os.kill(first, signal.SIGKILL)
+        hung = await kin.started("server 1")
+        assert (await kin.event("a process hangs, and is killed"))["pid"] == hung
+        third = await kin.started("server 1")
+        kin.tell(READY)
+        await kin.hears(lambda line: line.get("said") == "ready" and line["pid"] == third)
+        kin.signal(signal.SIGTERM)
+        assert await kin.ended() == 0
 
 
 async def test_an_engine_that_dies_while_clients_drain_is_started_again() -> None:
