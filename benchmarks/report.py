@@ -58,7 +58,10 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any]) -> Table:
 def caption(facts: Mapping[str, Any]) -> str:
     """The machine in one line."""
     load = "/".join(f"{value:.1f}" for value in facts["load"])
-    return f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}, load {load}"
+    return (
+        f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}, load {load}, "
+        f"first touch of memory {facts['first_touch_s_per_gib']:.1f} s/GiB"
+    )
 
 
 def document(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
