@@ -91,13 +91,15 @@ class Authority:
             return None
         return renewed
 
-    def refusal(self, status: int, grant: Grant | None, credentials: str | None) -> CredentialRefused | None:
-        """The error of a last try that ended with 401 although a username and password were sent: they are wrong."""
+    def judge(self, status: int, grant: Grant | None, credentials: str | None) -> CredentialRefused | None:
+        """What the last answer says of a username and password that were sent. 401: they are wrong, and this is the
+        error. Below 400: they are right. Else nothing: a 404 hides what is denied, and ECR's 403 an expired password.
+        """
         if grant is None or grant.key is not None or credentials is None:
             return None
+        if status < 400:
+            self._credentials.accepted(self._upstream, credentials)
         if status != 401:
-            if status < 500:
-                self._credentials.accepted(self._upstream, credentials)
             return None
         return self._credentials.refused(self._upstream, credentials, str(self._origin), grant.header)
 

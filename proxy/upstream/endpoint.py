@@ -228,17 +228,17 @@ class Endpoint:
         scope = f"repository:{named[1]}:pull" if named else None
         grant = await authority.recall(credentials, scope)
         answer = await self._send(ask, url, None if grant is None else grant.header)
-        if not authority.is_rejected(answer.status, grant):
-            return answer
-        try:
-            renewed = await authority.renew(answer, grant, credentials, scope)
-        except BaseException:
-            answer.close()
-            raise
-        if renewed is not None:
-            await answer.settle()
-            answer = await self._send(ask, url, renewed.header)
-        refusal = authority.refusal(answer.status, renewed or grant, credentials)
+        renewed = None
+        if authority.is_rejected(answer.status, grant):
+            try:
+                renewed = await authority.renew(answer, grant, credentials, scope)
+            except BaseException:
+                answer.close()
+                raise
+            if renewed is not None:
+                await answer.settle()
+                answer = await self._send(ask, url, renewed.header)
+        refusal = authority.judge(answer.status, renewed or grant, credentials)
         if refusal is not None:
             answer.close()
             raise refusal

@@ -1,5 +1,6 @@
 """Tokens and passwords that are refused, realms that are away or not to be trusted, and registries that want Basic."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from proxy.errors import (
     CredentialUnavailable,
     DialRefused,
     UpstreamDenied,
+    UpstreamFault,
     UpstreamThrottled,
 )
 from tests.unit.upstream_peers import Asked, Hand, Peer, Reply, Resolver, clients, config, source
@@ -127,6 +129,40 @@ async def test_basic_registries_get_basic(password: Path) -> None:
             with pytest.raises(CredentialRefused):
                 await upstreams.get_manifest(source(credentials="hub"), "1")
         assert len(registry.asked) == before + 1
+
+
+async def test_a_pair_is_judged_by_what_it_opens(password: Path) -> None:
+    """A right one that follows a wrong one ends its grace with the first answer that it opens. 403, 404 and a limit are
+    no word on it: registries hide so what they deny, and ECR tells so that a password has expired.
+    """
+    hand, heard, says = Hand(), list[bool](), [200]
+
+    def serve(asked: Asked) -> Reply:
+        if asked.authorization != BASIC:
+            return Reply(401, [("WWW-Authenticate", "Basic realm=x")])
+        return Reply(says[0], body=MANIFEST if says[0] == 200 else b"")
+
+    async def ask(status: int) -> None:
+        says[0] = status
+        with suppress(UpstreamFault):
+            await upstreams.get_manifest(source(credentials="hub"), "1")
+
+    async with Peer(serve) as registry:
+        settings = config(registry.url(), credentials={"hub": password})
+        judged = {"on_judged": lambda event: heard.append(event.accepted)}
+        async with clients(settings, monotonic=hand, **judged) as upstreams:
+            await ask(200)
+            assert heard == [True]
+            rewrite(password, "wrong")
+            await ask(200)
+            assert heard == [True, False]
+            rewrite(password, "secret-word")
+            for status in (400, 403, 404, 429, 500):
+                await ask(status)
+                hand.now += 4000
+            assert heard == [True, False]
+            await ask(200)
+            assert heard == [True, False, True]
 
 
 async def test_basic_that_is_not_enough_for_one_repository_is_not_wrong(password: Path) -> None:
