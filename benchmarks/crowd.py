@@ -19,6 +19,8 @@ PATIENCE_S = 12.0  # after that a client among slow ones counts as having taken 
 SLOW_ROUND_S = 4.0
 JOINERS = (8, 64)
 HERD = 32
+WANDERERS = 64
+SPARE = 8 * MIB  # that hanging up in mid-answer may cost
 # A crowd's way out must not be what limits it: 32 clients at 1 Gbit/s are more than a small machine's loopback carries.
 HERD_RATE = GIGABIT // 4
 
@@ -26,7 +28,7 @@ HERD_RATE = GIGABIT // 4
 def measure(bench: Bench) -> list[Row]:
     """Upstream bytes, the last of a herd, a fast client among slow ones."""
     with bench.caches() as caches:
-        rows = _upstream_bytes(bench, caches)
+        rows = [*_upstream_bytes(bench, caches), _from_anywhere(bench, caches)]
         if bench.quick:  # every client of it goes upstream for itself: too long for a quick run
             caches = [subject for subject in caches if subject.name != REGISTRY]
         return [*rows, _herd(bench, caches), *_slow_joiners(bench, caches)]
@@ -51,6 +53,33 @@ def _upstream_bytes(bench: Bench, caches: list[Subject]) -> list[Row]:
         name = f"upstream bytes / blob size, {count} client{'s' if count > 1 else ''}"
         rows.append(Row("crowd", name, "x", cells, cells[CISTERN].value, ONCE))
     return rows
+
+
+def _from_anywhere(bench: Bench, caches: list[Subject]) -> Row:
+    """The same where every second client wants the blob from a random offset on, while it is being filled."""
+    bench.say(f"upstream bytes with {WANDERERS} clients at random offsets")
+    bench.upstream.limit(GIGABIT)
+    size = 64 * MIB
+    chance = random.Random(7)
+    cells = {}
+    for subject in caches:
+        if subject.name == REGISTRY:  # every client of it goes upstream for itself
+            continue
+        [digest] = bench.upstream.blobs(size)
+        fetches: list[dict[str, Any]] = [
+            {
+                "path": subject.blob(digest),
+                "at_s": chance.random() * size / GIGABIT,
+                "range": f"bytes={chance.randrange(size)}-" if number % 2 else None,
+            }
+            for number in range(WANDERERS)
+        ]
+        for one in bench.fleet(subject, fetches, mode="discard"):
+            whole(subject, one)
+        copies = bench.upstream.sent(digest)[1] / size
+        cells[subject.name] = Figure(copies, copies, copies, 1)
+    name = f"upstream bytes / blob size, {WANDERERS} clients, half of them at random offsets"
+    return Row("crowd", name, "x", cells, cells[CISTERN].value, at_most(1 + SPARE / size), "the goal allows 8 MiB more")
 
 
 def _herd(bench: Bench, caches: list[Subject]) -> Row:
