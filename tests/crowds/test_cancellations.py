@@ -21,7 +21,7 @@ from tests.support.leaks import Footprint
 from tests.support.proxy import UPSTREAM, Proxy, config_text, running
 from tests.support.realm import Bearer, Realm
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import until
 from tests.support.wire import Gate
 
 REPOSITORY = "team/app"
@@ -56,9 +56,7 @@ class Ground:
         """Nothing runs any more, and nothing is held."""
         async with asyncio.timeout(10):
             await self.proxy.quiet()
-            for endpoint in self.proxy.rooms.upstreams.endpoints(UPSTREAM):
-                while endpoint.slots.used:
-                    await settled()
+        await until(lambda: not any(one.slots.used for one in self.proxy.rooms.upstreams.endpoints(UPSTREAM)))
         assert self.proxy.rooms.downloads.readers == 0
 
 
@@ -238,16 +236,12 @@ async def test_each_await_of_readers_that_joined_is_cancelled_once(
 
 async def reached_or(gate: Gate, clients: Sequence[asyncio.Future[bytes | int | None]]) -> None:
     """Wait until the upstream's body stands at the gate, or a client has its answer or lost it."""
-    async with asyncio.timeout(10):
-        while not gate.waiting and not any(one.done() for one in clients):
-            await settled()
+    await until(lambda: gate.waiting or any(one.done() for one in clients))
 
 
 async def joined(proxy: Proxy, aim: Aim, clients: Sequence[asyncio.Future[bytes | int | None]]) -> None:
     """Wait until both clients read, unless one was cancelled."""
-    async with asyncio.timeout(10):
-        while proxy.rooms.downloads.readers < 2 and not aim.struck and not any(one.done() for one in clients):
-            await settled()
+    await until(lambda: proxy.rooms.downloads.readers == 2 or aim.struck or any(one.done() for one in clients))
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from tests.support.images import Blob, blob, manifest
 from tests.support.leaks import Footprint
 from tests.support.proxy import Proxy, proxied
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import until
 from tests.support.wire import Gate
 
 MIB = 1 << 20
@@ -123,10 +123,8 @@ async def test_a_full_disk_postpones_hydration(cache_dir: Path, registry: Regist
         await proxy.rooms.capacity.trouble.try_now()
         clock.advance(3600)
         proxy.rooms.hydrate.wake()
-        async with asyncio.timeout(10):
-            while proxy.stored(big.digest) is None:
-                await settled()
-            await proxy.quiet()
+        await until(lambda: proxy.stored(big.digest) is not None)
+        await proxy.quiet()
 
 
 async def test_a_disk_that_takes_nothing_fails_no_manifest(

@@ -21,6 +21,7 @@ from tests.support.images import Blob, Image, blob, manifest
 from tests.support.kept import Kept
 from tests.support.proxy import UPSTREAM, config_text, running
 from tests.support.registry import Registry
+from tests.support.waiting import turns
 
 KIB, MIB = 1 << 10, 1 << 20
 CAP = 14 * MIB
@@ -114,8 +115,7 @@ class Run:
             except ManifestUnknown:
                 return
         else:
-            for _ in range(count):
-                await asyncio.sleep(0)
+            await turns(count)
 
     async def watch(self) -> None:
         while True:

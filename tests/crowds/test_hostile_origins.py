@@ -16,7 +16,7 @@ from tests.support.clock import Clock
 from tests.support.images import Blob, blob
 from tests.support.proxy import UPSTREAM, Proxy, proxied
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import until
 from tests.support.wire import Answer, Gate
 
 MIB = 1 << 20
@@ -39,8 +39,7 @@ def wanted(registry: Registry) -> Blob:
 
 
 async def joined(proxy: Proxy, readers: int) -> None:
-    while proxy.rooms.downloads.readers < readers:
-        await settled()
+    await until(lambda: proxy.rooms.downloads.readers >= readers)
 
 
 async def test_a_blob_stored_meanwhile_is_not_shown_to_a_place_that_lacks_it(
@@ -180,8 +179,7 @@ async def left_behind(proxy: Proxy, registry: Registry, left: Blob) -> Gate:
     leaving = await proxy.start_pull(left, "team/good")
     await gate.reached()
     leaving.vanish()
-    while proxy.rooms.downloads.readers > 1:
-        await settled()
+    await until(lambda: proxy.rooms.downloads.readers == 1)
     return gate
 
 
@@ -192,9 +190,7 @@ async def test_who_gives_way_does_not_ask_again_for_what_it_has(proxy: Proxy, re
     await busy.reached()
     small = registry.add_blob("team/good", blob(30_000))
     (await left_behind(proxy, registry, small)).open()
-    async with asyncio.timeout(5):
-        while proxy.stored(small.digest) is None:
-            await settled()
+    await until(lambda: proxy.stored(small.digest) is not None)
     assert registry.requests_for(small.digest) == 1
     busy.open()
     assert await reading.rest() == wanted.data
@@ -221,9 +217,7 @@ async def test_who_cannot_go_on_by_range_does_not_give_way_twice(
     reading = await proxy.start_pull(another, "team/good")
     await busy.reached()
     second.open()
-    async with asyncio.timeout(5):
-        while proxy.stored(left.digest) is None:
-            await settled()
+    await until(lambda: proxy.stored(left.digest) is not None)
     assert registry.requests_for(left.digest) == 2
     busy.open()
     assert await reading.rest() == another.data

@@ -13,6 +13,7 @@ from proxy.tasks import Tasks
 from tests.support.edge import Serving, serving
 from tests.support.images import Image, blob, manifest
 from tests.support.registry import Registry
+from tests.support.waiting import turns
 
 HUB, APP = "hub.test", "team/app"
 
@@ -40,7 +41,7 @@ async def hang(server: Serving, gate: threading.Event, tasks: Tasks) -> None:
     """Hold every disk thread until the gate opens."""
     for _ in range(DISK_THREADS):
         tasks.start(server.rooms.disk.threads.disk(gate.wait), name="hung")
-    await asyncio.sleep(0)
+    await turns()
 
 
 async def test_the_admin_address_answers_while_the_disk_hangs(

@@ -11,6 +11,7 @@ from tests.support.clock import Clock
 from tests.support.images import Blob, blob
 from tests.support.proxy import Proxy, proxied
 from tests.support.registry import Registry
+from tests.support.waiting import turns
 
 MIB = 1 << 20
 REPOSITORY = "team/app"
@@ -116,8 +117,7 @@ async def test_the_last_bytes_wait_for_the_digest(proxy: Proxy, registry: Regist
     await pulling.read(big.size - 65536)
     await gate.reached()
     late = asyncio.ensure_future(pulling.read(1))
-    for _ in range(100):
-        await asyncio.sleep(0)
+    await turns(100)
     assert not late.done()
     gate.open()
     assert await late == big.data[-65536:][:1]

@@ -22,7 +22,7 @@ from tests.support.leaks import Footprint
 from tests.support.proxy import Proxy, config_text, running
 from tests.support.pulling import Pulling
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import settled, until
 from tests.support.wire import Answer, Fault
 
 HOLD = 64 << 10
@@ -162,9 +162,7 @@ def own_tasks() -> Counter[str]:
 async def own_tasks_are(wanted: Counter[str]) -> None:
     """Wait until no task runs but these: a look at the disk or a probe may be about to end."""
     try:
-        async with asyncio.timeout(20):
-            while own_tasks() - wanted:
-                await settled()
+        await until(lambda: not own_tasks() - wanted)
     except TimeoutError:
         raise AssertionError(f"tasks are left: {own_tasks() - wanted}") from None
 

@@ -1,6 +1,5 @@
 """Odd clients and upstreams: who never reads, leaves anywhere, sends odd headers, names or indexes, costs no others."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.support.leaks import Footprint
 from tests.support.proxy import UPSTREAM, Proxy, config_text, running
 from tests.support.pulling import Pulling
 from tests.support.registry import Registry
+from tests.support.waiting import turns
 from tests.support.wire import Answer, Recorded
 
 APP = "team/app"
@@ -32,8 +32,7 @@ async def test_a_client_that_never_reads_costs_no_memory(proxy: Proxy, registry:
     clients = [await Pulling.start(proxy.netloc, path, window=4096) for _ in range(40)]
     for client in clients:
         assert await client.head() == 200
-    for _ in range(200):
-        await asyncio.sleep(0)
+    await turns(200)
     assert Footprint.here().resident_bytes - before < 48 * MIB
     for client in clients:
         client.vanish()

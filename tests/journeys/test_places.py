@@ -11,7 +11,7 @@ from tests.support.clock import Clock
 from tests.support.images import Blob, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy, running
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import until
 from tests.support.wire import Gate
 
 
@@ -90,8 +90,7 @@ async def test_whoever_started_a_transfer_without_holding_the_blob_gets_none_of_
     first = await proxy.start_pull(secret, "team/other", **headers)
     await gate.reached()
     second = await proxy.start_pull(secret, "team/private")
-    while proxy.rooms.downloads.readers < 2:
-        await settled()
+    await until(lambda: proxy.rooms.downloads.readers == 2)
     gate.open()
     assert await second.rest() == secret.data
     assert await first.head() == 404
@@ -109,8 +108,7 @@ async def test_an_origin_that_is_away_does_not_hold_up_another(proxy: Proxy, reg
     first = await proxy.start_pull(secret, "team/second")
     await gate.reached()
     second = await proxy.start_pull(secret, "team/private")
-    while proxy.rooms.downloads.readers < 2:
-        await settled()
+    await until(lambda: proxy.rooms.downloads.readers == 2)
     gate.open()
     assert await second.rest() == secret.data
     assert await first.head() == 503
@@ -129,8 +127,7 @@ async def test_a_transfer_cut_for_good_goes_on_from_another_repository(
     first = await proxy.start_pull(secret, "team/private")
     await gate.reached()
     second = await proxy.start_pull(secret, "team/second")
-    while proxy.rooms.downloads.readers < 2:
-        await settled()
+    await until(lambda: proxy.rooms.downloads.readers == 2)
     gate.open()
     assert await first.rest() == await second.rest() == secret.data
     (resumed,) = registry.recorded(f"/v2/team/second/blobs/{secret.digest}")

@@ -15,6 +15,7 @@ from tests.support.nginx import Nginx
 from tests.support.origin import Origin, View
 from tests.support.real import RealImages
 from tests.support.tls import Authority
+from tests.support.waiting import seen
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]
 NAME = "real.example"
@@ -142,9 +143,7 @@ async def half_read(cistern: CisternProcess, image: Image) -> None:
     """Wait until some of the image's largest blob is here, and not all of it."""
     largest = max(image.blobs, key=lambda one: one.size)
     part = cistern.cache_dir / "parts" / f"{largest.digest.algorithm}-{largest.digest.encoded}.part"
-    async with asyncio.timeout(30):
-        while not (part.exists() and part.stat().st_size > largest.size // 8):  # noqa: ASYNC110 - another process's file
-            await asyncio.sleep(0.02)
+    await seen(lambda: part.exists() and part.stat().st_size > largest.size // 8, within_s=30)
     assert part.stat().st_size < largest.size
 
 

@@ -1,6 +1,5 @@
 """Real clients follow the redirect to the data address, cold and warm: Cistern's own, and Debian's nginx before it."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tests.support.origin import View
 from tests.support.process import run
 from tests.support.real import RealImages
 from tests.support.tls import Authority
+from tests.support.waiting import seen
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]
 OVER: Final = 1 << 20
@@ -44,9 +44,7 @@ class Site:
     async def came_by_redirect(self, image: Image, pulls: int) -> None:
         """Each layer over the bound was sent for as often, and came from the data address; the config did not."""
         large = sorted(str(layer.digest) for layer in image.layers if layer.size > OVER) * pulls
-        async with asyncio.timeout(10):
-            while len(self.blob_lines(at_data=True)) < len(large):  # noqa: ASYNC110 - another process's log
-                await asyncio.sleep(0.01)
+        await seen(lambda: len(self.blob_lines(at_data=True)) >= len(large))
         sent_for = [line for line in self.blob_lines(at_data=False) if line["outcome"] == "redirected"]
         assert sorted(line["reference"].partition("@")[2] for line in sent_for) == sorted(large)
         came = self.blob_lines(at_data=True)

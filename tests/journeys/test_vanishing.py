@@ -12,7 +12,7 @@ from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy, proxied
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import until
 
 APP = "team/app"
 
@@ -32,8 +32,7 @@ async def pull(proxy: Proxy, image: Image) -> None:
 
 async def standing_again(proxy: Proxy) -> None:
     owned = proxy.rooms.disk.directory
-    while not stands(owned.root, owned.lock):
-        await settled()
+    await until(lambda: stands(owned.root, owned.lock))
 
 
 async def kept_again(proxy: Proxy, image: Image) -> None:
@@ -129,8 +128,7 @@ async def test_a_database_deleted_at_work_is_brought_back(
     async with proxied(cache_dir, registry, clock) as proxy:
         await pull(proxy, image)
         lose(cache_dir, name)
-        while not (cache_dir / name).exists():
-            await settled()
+        await until((cache_dir / name).exists)
         await pull(proxy, image)
     await registry.stop()
     async with proxied(cache_dir, registry.url, clock) as proxy:

@@ -19,6 +19,7 @@ from proxy.oci import Digest
 from tests.support.clients import hashed
 from tests.support.images import Image
 from tests.support.process import Outcome, Server, Spawn, run, spawned
+from tests.support.waiting import seen
 
 READY = re.compile(r"cistern ready registry=(?P<registry>\S+) admin=(?P<admin>\S+) control=unix:(?P<control>\S+)")
 CISTERN = (sys.executable, "-m", "proxy.cli")
@@ -199,9 +200,7 @@ def assert_store_true(cache_dir: Path) -> None:
 async def image_kept(cache_dir: Path, image: Image, *, timeout_s: float = 20.0) -> None:
     """Wait until the store has all of an image: the commit of a blob comes after its last byte has left. Re-hashed."""
     wanted = [stored_path(cache_dir, blob.digest) for blob in (*image.all_manifests(), *image.all_blobs())]
-    async with asyncio.timeout(timeout_s):
-        while not all(path.is_file() for path in wanted):  # noqa: ASYNC110 - another process's disk rings no bell
-            await asyncio.sleep(0.01)
+    await seen(lambda: all(path.is_file() for path in wanted), within_s=timeout_s)
     assert_image_whole(cache_dir, image)
 
 

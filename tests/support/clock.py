@@ -30,7 +30,7 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         """Sleep until the clock has been turned on by `seconds`: in the place of `asyncio.sleep`."""
         if seconds <= 0:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # as asyncio has it: also who sleeps for nothing gives its turn away
             return
         sleeper = (self._now + seconds, asyncio.get_running_loop().create_future())
         self._sleepers.append(sleeper)

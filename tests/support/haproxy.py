@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.process import Server
+from tests.support.waiting import answered
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "haproxy.cfg"
 # What an example for two machines has to say otherwise on one.
@@ -47,10 +48,7 @@ class HAProxy:
         await asyncio.to_thread(self._configure)
         # -db: in the foreground. It says nothing when it is ready, but both its addresses answer then.
         self._server = Server(["haproxy", "-db", "-f", self.home / "haproxy.cfg"])
-        async with asyncio.timeout(10):
-            while not await self._answers():
-                assert self._server.returncode is None, "\n".join(self._server.lines)
-                await asyncio.sleep(0)
+        await answered(self._answers, within_s=10)
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -74,9 +72,13 @@ class HAProxy:
 
     async def busiest(self) -> str:
         """Wait until a member answers a request; the one that answers most."""
-        async with asyncio.timeout(30):
-            while not any((found := await self.sessions()).values()):  # noqa: ASYNC110 - its count is all it tells
-                await asyncio.sleep(self.inter_ms / 4000)
+        found: dict[str, int] = {}
+
+        async def is_busy() -> bool:
+            found.update(await self.sessions())
+            return any(found.values())
+
+        await answered(is_busy, within_s=30, every_s=self.inter_ms / 4000)
         return max(found, key=lambda name: found[name])
 
     async def _stats(self) -> dict[str, dict[str, str]]:
@@ -89,9 +91,11 @@ class HAProxy:
 
     async def until(self, **wanted: str) -> None:
         """Wait until it thinks so of these members: `until(one="DOWN")`."""
-        async with asyncio.timeout(30):
-            while not wanted.items() <= (await self.states()).items():  # noqa: ASYNC110 - its checks are its own clock's
-                await asyncio.sleep(self.inter_ms / 4000)
+
+        async def thinks_so() -> bool:
+            return wanted.items() <= (await self.states()).items()
+
+        await answered(thinks_so, within_s=30, every_s=self.inter_ms / 4000)
 
     def _configure(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.support.waiting import turns
+
 
 class Leaks:
     """One test's ledger."""
@@ -46,8 +48,7 @@ class Leaks:
 
 async def check_loop() -> None:
     """Assert that this loop runs nothing but the caller, and that no client session is open."""
-    for _ in range(3):  # callbacks of what has just ended
-        await asyncio.sleep(0)
+    await turns(3)  # callbacks of what has just ended
     tasks = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
     assert not tasks, f"tasks left pending: {sorted(repr(task) for task in tasks)}"
     # Sockets and transports that were dropped unclosed warn when they are collected, and warnings are errors here.

@@ -12,6 +12,7 @@ from proxy.rules import Source
 from proxy.upstream.base import BlobBody
 from tests.support.images import Blob
 from tests.support.oneblob import Asked, BlobsOnly
+from tests.support.waiting import turns
 
 STEP = 256 << 10
 TICK_S = 0.025
@@ -45,7 +46,7 @@ class Metered(BlobsOnly):
         """
         while sum(not waiter.done() for waiter in self._waiting) < self.open:
             await self._changed.wait()
-        await asyncio.sleep(0)
+        await turns()
         if not self.open:
             return
         self.now += TICK_S

@@ -146,7 +146,7 @@ def _await_tracer(pid: int) -> None:
     status, deadline = Path(f"/proc/{pid}/status"), time.monotonic() + ATTACHED_WITHIN_S
     while "TracerPid:\t0\n" in status.read_text():
         assert time.monotonic() < deadline, "nobody came to trace"
-        time.sleep(0.001)
+        time.sleep(0.001)  # no loop runs in this child, and the kernel tells nobody that a tracer has come
 
 
 def _live(told: dict[str, Any], output: int, wait: int) -> NoReturn:

@@ -12,6 +12,7 @@ from proxy.downloads.part import Part
 from proxy.oci import Digest
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
+from tests.support.waiting import turns
 
 DATA = hashlib.sha512(b"layer").digest() * 5000
 DIGEST = Digest.of(DATA)
@@ -37,8 +38,7 @@ async def leave(threads: Threads, work: Awaitable[object], tasks: Tasks) -> thre
         await work
 
     caller = tasks.start(asking(), name="caller")
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await turns(2)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller

@@ -2,15 +2,14 @@
 
 from proxy.events import NotStored
 from tests.support.proxy import Proxy
-from tests.support.site import settled
+from tests.support.waiting import until
 
 REPOSITORY = "team/app"
 
 
 async def readers(proxy: Proxy, count: int) -> None:
     """Wait until so many clients read running transfers."""
-    while proxy.rooms.downloads.readers < count:
-        await settled()
+    await until(lambda: proxy.rooms.downloads.readers >= count)
 
 
 def reasons(proxy: Proxy) -> set[str]:

@@ -3,10 +3,8 @@
 Invariant: `requests` holds a record for each request whose head arrived, in order, before its answer begins.
 """
 
-import asyncio
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote
@@ -194,16 +192,3 @@ class Site(ABC):
                 made.left = None if made.left is None else made.left - 1
                 return made.faults
         return ()
-
-
-async def settled() -> None:
-    """Let the loop turn until what is ready has run; no time passes."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-async def until(wanted: Callable[[], bool]) -> None:
-    """Let the loop turn until something is so. TimeoutError: it never was."""
-    async with asyncio.timeout(10):
-        while not wanted():
-            await settled()

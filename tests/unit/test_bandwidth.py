@@ -1,6 +1,8 @@
 """Bandwidth over bytes received: the schedule, whom it holds, and that nothing that arrived is lost or held back."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,8 @@ from proxy.tasks import Tasks
 from proxy.upstream.bandwidth import BURST_S, LOOK_AGAIN_S, Bandwidth, Pace
 from proxy.upstream.base import Priority
 from tests.support.clock import Clock
-from tests.unit.upstream_peers import Hand, Peer, Reply, clients, config, digest_of, receive, source, until
+from tests.support.waiting import seen, settled, until
+from tests.unit.upstream_peers import Hand, Peer, Reply, clients, config, digest_of, receive, source
 
 KB = 1000
 
@@ -30,15 +33,23 @@ def test_a_schedule_is_what_was_charged() -> None:
     assert line.wait_s == pytest.approx(2.0 - BURST_S)
 
 
+def over(clock: Clock, *readings: asyncio.Future[Any]) -> Callable[[], bool]:
+    """Whether all these are done; each look turns the clock to where the first one wakes that sleeps by it."""
+
+    def look() -> bool:
+        if clock.sleeping:
+            clock.advance(clock.sleeping[0])
+        return all(reading.done() for reading in readings)
+
+    return look
+
+
 async def slept(clock: Clock, pace: Pace, size: int) -> float:
     """How long a reader of `size` bytes is held, by the clock."""
     began = clock()
     async with Tasks() as tasks:
         reading = tasks.start(pace.received(size), name="reader")
-        while not reading.done():
-            await asyncio.sleep(0)
-            if clock.sleeping:
-                clock.advance(clock.sleeping[0])
+        await until(over(clock, reading))
     return clock() - began
 
 
@@ -74,10 +85,7 @@ BODY = bytes(range(256)) * 4000  # about 1 MB
 async def served(clock: Clock, gets: list[asyncio.Task[bytes]]) -> float:
     """Turn the clock whenever all that can be read was read; the seconds until every body is whole."""
     began = clock()
-    while not all(get.done() for get in gets):
-        await asyncio.sleep(0.001)  # real sockets: their turn of the loop comes when it comes
-        if clock.sleeping:
-            clock.advance(clock.sleeping[0])
+    await seen(over(clock, *gets), every_s=0.001)  # real sockets: their turn of the loop comes when it comes
     return clock() - began
 
 
@@ -120,10 +128,7 @@ async def test_a_cut_while_a_reader_waits_loses_no_byte(clock: Clock) -> None:
 
         async with clients(settings, monotonic=clock, sleep=clock.sleep) as upstreams, Tasks() as tasks:
             reading = tasks.start(read(), name="get", report=False)
-            while not reading.done():
-                await asyncio.sleep(0.001)
-                if clock.sleeping:
-                    clock.advance(clock.sleeping[0])
+            await seen(over(clock, reading), every_s=0.001)
             assert isinstance(reading.exception(), UpstreamUnavailable)
     assert bytes(got) == BODY[:200_000]
 
@@ -147,7 +152,7 @@ async def test_an_upstream_that_drips_is_as_good_as_silent(step: int, dripped: b
 
     async def drip() -> None:
         hand.now += 11.0
-        await asyncio.sleep(0.01)  # the reader's turn: what counts is the clock, which nobody else turns
+        await settled()  # the reader's turn: what counts is the clock, which nobody else turns
 
     async with (
         Peer(lambda _asked: Reply(body=b"x" * 20 * step, drip=drip)) as registry,

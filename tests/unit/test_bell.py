@@ -4,6 +4,7 @@ import asyncio
 
 from proxy.downloads.bell import Bell
 from proxy.tasks import Tasks
+from tests.support.waiting import turns
 
 
 async def test_a_ring_wakes_all_who_wait() -> None:
@@ -11,7 +12,7 @@ async def test_a_ring_wakes_all_who_wait() -> None:
     bell = Bell()
     async with Tasks() as tasks:
         waiters = [tasks.start(bell.wait(), name="waiter") for _ in range(100)]
-        await asyncio.sleep(0)
+        await turns()
         assert not any(waiter.done() for waiter in waiters)
         bell.ring()
         await asyncio.gather(*waiters)
@@ -24,8 +25,7 @@ async def test_a_ring_is_not_remembered() -> None:
     bell.ring()
     async with Tasks() as tasks:
         late = tasks.start(bell.wait(), name="late")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turns(2)
         assert not late.done()
         bell.ring()
         await late
@@ -36,10 +36,9 @@ async def test_a_leaving_waiter_takes_nobody_along() -> None:
     bell = Bell()
     async with Tasks() as tasks:
         leaver, stayer = (tasks.start(bell.wait(), name=name) for name in ("leaver", "stayer"))
-        await asyncio.sleep(0)
+        await turns()
         leaver.cancel()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turns(2)
         assert leaver.cancelled()
         assert not stayer.done()
         bell.ring()
@@ -51,12 +50,12 @@ async def test_the_last_waiter_may_leave() -> None:
     bell = Bell()
     async with Tasks() as tasks:
         leaver = tasks.start(bell.wait(), name="leaver")
-        await asyncio.sleep(0)
+        await turns()
         leaver.cancel()
-        await asyncio.sleep(0)
+        await turns()
         bell.ring()
         again = tasks.start(bell.wait(), name="again")
-        await asyncio.sleep(0)
+        await turns()
         assert not again.done()
         bell.ring()
         await again
@@ -74,10 +73,9 @@ async def test_who_waits_again_hears_the_next_ring() -> None:
     async with Tasks() as tasks:
         reading = tasks.start(reader(), name="reader")
         for _ in range(3):
-            await asyncio.sleep(0)
+            await turns()
             rings += 1
             bell.ring()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            await turns(2)
         await reading
     assert seen == [1, 2, 3]

@@ -16,7 +16,7 @@ from proxy.store.copies import LOG_BYTES
 from proxy.tasks import Tasks
 from tests.support.blocks import blocks_under
 from tests.support.roomy import MIB, bench
-from tests.support.site import settled
+from tests.support.waiting import turns, until
 
 
 async def test_the_book_is_what_stands_on_the_disk(cache_dir: Path) -> None:
@@ -144,7 +144,7 @@ async def test_a_caller_who_left_leaves_no_wrong_book(cache_dir: Path) -> None:
     async with bench(cache_dir) as room, Tasks() as tasks:
         digest = Digest.of(b"late" * 5000)
         putting = tasks.start(room.disk.blobs.put(b"late" * 5000, digest), name="put", report=False)
-        await asyncio.sleep(0)
+        await turns()
         putting.cancel()
         await asyncio.wait([putting])
         assert not room.capacity.ledger.folder(folder_of(digest)).counted
@@ -174,9 +174,7 @@ async def test_another_directory_in_its_place_is_counted_anew(cache_dir: Path) -
         room.disk.blobs.path_of(digest).unlink()
         room.capacity.ledger.known = False
         room.publish(StoreReplaced())
-        async with asyncio.timeout(10):
-            while not room.capacity.ledger.known:
-                await settled()
+        await until(lambda: room.capacity.ledger.known)
         assert room.capacity.ledger.blobs == sum(blocks_under(shard) for shard in room.disk.directory.blobs.glob("*/*"))
 
 

@@ -16,6 +16,7 @@ from tests.support.clock import Clock
 from tests.support.proxy import config_text
 from tests.support.registry import Registry
 from tests.support.roomy import GIB
+from tests.support.waiting import turns
 
 DISK = Room(total=100 * GIB, used=40 * GIB, free=60 * GIB)
 DAY = 86_400.0
@@ -100,7 +101,7 @@ async def test_time_is_the_worlds(cache_dir: Path, registry: Registry) -> None:
         recovered = asyncio.Event()
         rooms.events.listen(StorageRecovered, lambda _: recovered.set())
         rooms.capacity.refused(OSError(errno.EIO, "the disk refuses"))
-        await asyncio.sleep(0)
+        await turns()
         assert not recovered.is_set()
         clock.advance(FIRST_PROBE_S)
         async with asyncio.timeout(10):

@@ -12,6 +12,7 @@ import pytest
 from proxy.workers.channel import UNREAD_MAX, UNSENT_MAX, Channel, connect, is_ours, listening, pieces
 from proxy.workers.wire import DATA_MAX, WireBroken, encode
 from proxy.workers.words import Bytes, Failed, Hello, UpTo
+from tests.support.waiting import turns
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +94,7 @@ async def test_a_sender_that_waits_hears_of_the_end() -> None:
         while one.is_quiet:
             one.post(Bytes(), bytes(DATA_MAX))
         waiting = asyncio.ensure_future(one.send(Bytes()))
-        await asyncio.sleep(0)
+        await turns()
         other.close()
         with pytest.raises(ConnectionError):
             await waiting

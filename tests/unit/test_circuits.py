@@ -9,8 +9,9 @@ from proxy.errors import Failure, UpstreamDenied, UpstreamFault, UpstreamLied, U
 from proxy.tasks import Tasks
 from proxy.upstream.client import Clients
 from tests.support.clock import Clock
+from tests.support.waiting import until
 from tests.unit.upstream_circuits import Upstream, left_alone, rested
-from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, clients, config, digest_of, receive, source, until
+from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, clients, config, digest_of, receive, source
 
 
 @pytest.mark.parametrize(

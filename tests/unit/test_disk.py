@@ -17,6 +17,7 @@ from proxy.store.blocks import blob_path
 from proxy.tasks import Tasks
 from tests.support.checked import Bench, checked_store
 from tests.support.faulty import no_space
+from tests.support.waiting import turns
 
 DATA = b"layer" * 1000
 DIGEST = Digest.of(DATA)
@@ -209,19 +210,19 @@ async def test_a_cancelled_read_closes_its_file(bench: Bench) -> None:
     before = open_files()
     tasks = Tasks()
     readers = [tasks.start(bench.store.read(DIGEST), name="reader") for _ in range(20)]
-    await asyncio.sleep(0)
+    await turns()
     for reader in readers:
         reader.cancel()
     await asyncio.gather(*readers, return_exceptions=True)
     await bench.threads.close()
-    await asyncio.sleep(0)
+    await turns()
     assert open_files() == before
 
 
 async def test_a_cancelled_adoption_is_finished(bench: Bench) -> None:
     """A caller who leaves does not stop an adoption halfway."""
     adopting = Tasks().start(bench.store.adopt(bench.part(DATA), DIGEST, len(DATA)), name="adopting")
-    await asyncio.sleep(0)
+    await turns()
     adopting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await adopting

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.flights import Flights
 from proxy.tasks import Tasks
+from tests.support.waiting import settled, turns
 
 
 class Calls:
@@ -24,12 +25,6 @@ class Calls:
         if self.failure is not None:
             raise self.failure
         return number
-
-
-async def settled() -> None:
-    """Let every ready callback run."""
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def test_all_who_ask_meanwhile_share_one_call() -> None:
@@ -120,16 +115,15 @@ async def test_a_late_caller_gets_a_fresh_call() -> None:
 
 async def test_a_key_leaves_the_table_at_stop() -> None:
     """Stopping ends the call, frees its key, and its callers hear of the cancellation; also before the first step."""
-    for turns in (0, 5):
+    for begun in (0, 5):
         tasks = Tasks()
         flights: Flights[str, int] = Flights(tasks, "test")
         calls = Calls()
         running = flights.start("a", calls)
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        await turns(begun)
         await tasks.stop()
         assert running.cancelled()
-        assert (len(flights), flights.running("a"), calls.made) == (0, False, int(turns > 0))
+        assert (len(flights), flights.running("a"), calls.made) == (0, False, int(begun > 0))
 
 
 async def test_a_caller_hears_of_the_stop() -> None:

@@ -8,7 +8,8 @@ from proxy.errors import UpstreamThrottled
 from proxy.tasks import Tasks
 from proxy.upstream.base import Priority
 from proxy.upstream.gate import Gate, GateClosed, Gates, Limit
-from tests.unit.upstream_peers import NAME, Asked, Hand, Peer, Reply, clients, config, digest_of, receive, source, until
+from tests.support.waiting import turns, until
+from tests.unit.upstream_peers import NAME, Asked, Hand, Peer, Reply, clients, config, digest_of, receive, source
 
 MANIFEST = b'{"schemaVersion":2}'
 PULL_LIMIT = Reply(
@@ -92,7 +93,7 @@ async def test_one_goes_first_after_the_wait_and_the_others_wait_for_its_word() 
     first = await one.enter()
     async with Tasks() as tasks:
         others = [tasks.start(one.enter(), name="other", report=False) for _ in range(100)]
-        await asyncio.sleep(0)
+        await turns()
         assert not any(other.done() for other in others)
         one.strike(60.0)
         first.leave()
@@ -108,7 +109,7 @@ async def test_a_first_one_that_is_cancelled_lets_the_next_go_first() -> None:
     first = await one.enter()
     async with Tasks() as tasks:
         others = [tasks.start(one.enter(), name="other") for _ in range(5)]
-        await asyncio.sleep(0)
+        await turns()
         first.leave()
         await until(lambda: any(other.done() for other in others))
         [second] = [other for other in others if other.done()]

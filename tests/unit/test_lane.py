@@ -10,7 +10,7 @@ from aiohttp import web
 from proxy.server.connection import HEADER_S, Connection, Server
 from proxy.server.lane import Message
 from tests.support.clock import Clock
-from tests.support.site import until
+from tests.support.waiting import turns, until
 from tests.support.wire import Gate
 
 BIG = 32 << 20  # more than any socket buffer holds
@@ -141,7 +141,7 @@ async def test_a_request_in_pieces_is_one(client: Client) -> None:
     """Each byte by itself; the answer comes with the last one."""
     for byte in HOT[:-1]:
         client.writer.write(bytes([byte]))
-        await asyncio.sleep(0)  # a turn of the loop, for a piece of its own
+        await turns()  # a turn of the loop, for a piece of its own
     assert await client.ask(HOT[-1:]) == AT_ONCE
 
 

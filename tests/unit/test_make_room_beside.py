@@ -20,7 +20,7 @@ from tests.support.crowded import CAP, MIB, PLACE, cache, here, images, pulled, 
 from tests.support.images import Image, blob, manifest
 from tests.support.kept import REPOSITORY, Kept
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import settled
 
 
 async def test_a_call_for_room_is_heard(registry: Registry, cache_dir: Path, clock: Clock) -> None:

@@ -9,8 +9,9 @@ from proxy.tasks import Tasks
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.prober import Prober
 from tests.support.clock import Clock
+from tests.support.waiting import until
 from tests.unit.upstream_circuits import MANIFEST, PING, Upstream, left_alone, rested
-from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, config, source, until
+from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, config, source
 
 
 async def test_an_open_circuit_refuses_at_once_and_asks_nobody(clock: Clock) -> None:

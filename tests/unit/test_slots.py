@@ -8,6 +8,7 @@ import pytest
 from proxy.tasks import Tasks
 from proxy.upstream.base import Priority
 from proxy.upstream.slots import NoSlot, Slots
+from tests.support.waiting import settled
 
 CLIENT, BACKGROUND = Priority.CLIENT, Priority.BACKGROUND
 
@@ -20,12 +21,6 @@ async def waiter(
         await release.wait()
 
 
-async def turn() -> None:
-    """Let every ready task run."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
 async def test_background_leaves_a_quarter_to_clients() -> None:
     """Of eight slots background holds six at most; clients may hold all."""
     release, order = asyncio.Event(), list[Priority]()
@@ -33,14 +28,14 @@ async def test_background_leaves_a_quarter_to_clients() -> None:
         slots = Slots(8)
         for _ in range(8):
             tasks.start(waiter(slots, BACKGROUND, release, order), name="background")
-        await turn()
+        await settled()
         assert (slots.used, slots.waiting(BACKGROUND)) == (6, 2)
         for _ in range(3):
             tasks.start(waiter(slots, CLIENT, release, order), name="client")
-        await turn()
+        await settled()
         assert (slots.used, slots.waiting(CLIENT)) == (8, 1)
         release.set()
-        await turn()
+        await settled()
         assert (slots.used, len(order)) == (0, 11)
 
 
@@ -51,13 +46,13 @@ async def test_a_freed_slot_goes_to_a_waiting_client_first() -> None:
         slots = Slots(1)
         async with slots.hold(CLIENT, is_body=False):
             tasks.start(waiter(slots, BACKGROUND, release, order), name="background")
-            await turn()
+            await settled()
             tasks.start(waiter(slots, CLIENT, release, order), name="client")
-            await turn()
-        await turn()
+            await settled()
+        await settled()
         assert order == [CLIENT]
         release.set()
-        await turn()
+        await settled()
         assert order == [CLIENT, BACKGROUND]
 
 
@@ -71,17 +66,17 @@ async def test_a_waiter_who_leaves_loses_no_slot() -> None:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(slots.hold(CLIENT, is_body=False))
                 leaver = tasks.start(waiter(slots, CLIENT, release, order), name="leaver")
-                await turn()
+                await settled()
                 if not leaves_late:
                     leaver.cancel()
-                    await turn()
+                    await settled()
             if leaves_late:
                 leaver.cancel()
-            await turn()
+            await settled()
             assert leaver.cancelled()
             assert slots.used == 0
         tasks.start(waiter(slots, BACKGROUND, release, order), name="next")
-        await turn()
+        await settled()
         assert order == [BACKGROUND]
 
 
@@ -93,17 +88,17 @@ async def test_what_is_short_never_waits_behind_bodies(limit: int, bodies: int) 
         slots = Slots(limit)
         for _ in range(limit):
             tasks.start(waiter(slots, BACKGROUND, release, order, is_body=True), name="behind")
-        await turn()
+        await settled()
         behind = slots.used
         assert behind == max(1, min(limit * 3 // 4, bodies - 1))
         for _ in range(limit):
             tasks.start(waiter(slots, CLIENT, release, order, is_body=True), name="body")
-        await turn()
+        await settled()
         assert (slots.used, slots.waiting(CLIENT)) == (bodies, limit - (bodies - behind))
         async with slots.hold(CLIENT, is_body=False):
             assert slots.used == bodies + 1
         release.set()
-        await turn()
+        await settled()
         assert (slots.used, len(order)) == (0, 2 * limit)
 
 
@@ -125,14 +120,14 @@ async def test_background_that_has_become_urgent_is_a_client() -> None:
         slots = Slots(8)
         for _ in range(6):
             tasks.start(waiter(slots, BACKGROUND, release, order, is_body=True), name="behind")
-        await turn()
+        await settled()
 
         async def joined() -> None:
             async with slots.hold(BACKGROUND, is_body=True, is_urgent=urgent.is_set):
                 assert slots.used == 7
 
         promoted = tasks.start(joined(), name="joined")
-        await turn()
+        await settled()
         assert slots.waiting(BACKGROUND) == 1
         urgent.set()
         await promoted
@@ -149,7 +144,7 @@ async def test_a_waiter_who_has_just_left_is_passed_over() -> None:
         async with slots.hold(CLIENT, is_body=False):
             leaver = tasks.start(waiter(slots, CLIENT, release, order), name="leaver")
             stays = tasks.start(waiter(slots, CLIENT, release, order), name="stays")
-            await turn()
+            await settled()
             leaver.cancel()
         await asyncio.wait([leaver, stays])
         assert leaver.cancelled()

@@ -20,6 +20,7 @@ from proxy.server.send import BodyDropped, Wire
 from proxy.server.stall import STALL_S, Patience, waiting
 from proxy.store.threads import Threads
 from tests.support.tls import Authority
+from tests.support.waiting import turns, until
 
 SIZE = 32 << 20
 WINDOW = 64 << 10  # of the client's kernel
@@ -41,8 +42,7 @@ class Looked:
     async def looked(self) -> None:
         """Return once it has been looked at twice more: once at least after all that was before."""
         due = self.looks + 2
-        while self.looks < due:  # noqa: ASYNC110 - a step or two of the loop
-            await asyncio.sleep(0)
+        await until(lambda: self.looks >= due)
 
 
 @pytest.fixture
@@ -95,8 +95,7 @@ async def test_nobody_looks_any_more_once_it_is_over(clock: Looked, patience: Pa
     with pytest.raises(KeyError):
         await fail()
     looks = clock.looks
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await turns(5)
     assert clock.looks == looks
 
 
@@ -128,7 +127,7 @@ async def test_what_waits_is_counted_here_and_in_the_kernel() -> None:
     assert waiting(transport) < (here, in_kernel)
     transport.abort()
     theirs.close()
-    await asyncio.sleep(0)
+    await turns()
     assert waiting(transport) == (0, 0)
 
 
@@ -240,7 +239,7 @@ async def test_a_client_that_stalls_is_dropped(taker: Taker, clock: Looked) -> N
     await taker.reader.readexactly(BITE)
     while not taker.ended.done():
         clock.now += STALL_S
-        await asyncio.sleep(0)
+        await turns()
     error = await taker.ended
     assert error is not None
     assert str(error) == "the client took nothing for 300 s"

@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.tasks import Tasks
+from tests.support.waiting import turns
 
 
 async def forever(ended: list[str] | None = None) -> None:
@@ -23,8 +24,7 @@ async def failing() -> None:
 
 async def finished(tasks: Tasks) -> None:
     """Let every task that is ready run to its end, and see that none is left."""
-    for _ in range(10):
-        await asyncio.sleep(0)
+    await turns(10)
     assert len(tasks) == 0
 
 
@@ -70,14 +70,13 @@ async def test_stop_waits_until_each_has_really_ended() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await turns(5)
             ended.append("slow")
 
     async with tasks:
         tasks.start(slow_to_end(), name="slow")
         tasks.start(forever(ended), name="quick")
-        await asyncio.sleep(0)
+        await turns()
         assert len(tasks) == 2
     assert sorted(ended) == ["ended", "slow"]
     assert len(tasks) == 0
@@ -94,10 +93,10 @@ async def test_tasks_started_during_stop_are_ended() -> None:
             ended.append(generations)
             if generations:
                 tasks.start(heir(generations - 1), name=f"heir {generations}")
-                await asyncio.sleep(0)  # the heir runs before stop has seen it
+                await turns()  # the heir runs before stop has seen it
 
     tasks.start(heir(3), name="first")
-    await asyncio.sleep(0)
+    await turns()
     await tasks.stop()
     assert ended == [3, 2, 1, 0]
     assert len(tasks) == 0
@@ -111,11 +110,11 @@ async def test_a_task_that_swallows_its_cancellation_is_waited_for() -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            await asyncio.sleep(0)
+            await turns()
             ended.append("stubborn")
 
     tasks.start(stubborn(), name="stubborn")
-    await asyncio.sleep(0)
+    await turns()
     await tasks.stop()
     assert ended == ["stubborn"]
 
@@ -142,7 +141,7 @@ async def test_no_task_vanishes_in_a_storm_of_garbage_collections() -> None:
     for number in range(100):
         tasks.start(waiting(number), name=f"task {number}")
         if number % 10 == 0:
-            await asyncio.sleep(0)
+            await turns()
             gc.collect()
     gate.set()
     await finished(tasks)

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
+from tests.support.waiting import turns
 
 
 class DefaultExecutorTouched(ThreadPoolExecutor):
@@ -86,7 +87,7 @@ async def test_the_error_of_unclaimed_work_is_nobodys() -> None:
 
     async with Threads() as threads:
         caller = Tasks().start(threads.disk(work), name="caller")
-        await asyncio.sleep(0)
+        await turns()
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller

@@ -1,6 +1,5 @@
 """The hash behind the writes: in order, from memory while it can keep up, read back where it cannot."""
 
-import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from proxy.downloads.window import WINDOW, Window
 from proxy.oci import Digest
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
+from tests.support.waiting import turns
 
 DATA = os.urandom(300_000)
 
@@ -132,7 +132,7 @@ async def test_the_window_holds_up_who_receives() -> None:
     window.hold(buffer)
     async with Tasks() as tasks:
         waiting = tasks.start(window.room(), name="receiver")
-        await asyncio.sleep(0)
+        await turns()
         assert not waiting.done()
         window.free(buffer)
         await waiting
@@ -145,7 +145,7 @@ async def test_a_file_that_cannot_be_read_back_holds_no_memory(world: World) -> 
     trail = world.trail(DATA)
     os.truncate(world.path, 50_000)
     trail.follow(0, [], 100_000)
-    await asyncio.sleep(0)  # it is being read back now
+    await turns()  # it is being read back now
     world.window.hold(DATA[100_000:200_000])
     trail.follow(100_000, [DATA[100_000:200_000]], 200_000)
     with pytest.raises(OSError, match="shorter"):

@@ -13,8 +13,8 @@ from proxy.events import NotStored
 from proxy.store.memory import MemoryStore
 from tests.support.downloading import ORIGIN, ground_in
 from tests.support.images import blob
-from tests.support.site import settled
 from tests.support.unkept import Full, Gate, LateHash, Room, Scripted, World
+from tests.support.waiting import settled, turns, until
 
 MIB = 1 << 20
 
@@ -62,12 +62,11 @@ async def test_room_for_a_body_that_nobody_waits_for_is_given_back(world: World)
     assert (world.room.ledger.claims, world.room.filled) == (set(), [])
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_reader_may_leave_at_any_turn(world: World, turns: int) -> None:
+@pytest.mark.parametrize("left_after", range(6))
+async def test_a_reader_may_leave_at_any_turn(world: World, left_after: int) -> None:
     """Before its pass begins too: room that is found later is used or given back, and no error is made of it."""
     reader = world.join()
-    for _ in range(turns):
-        await asyncio.sleep(0)
+    await turns(left_after)
     reader.close()
     await settled()
     world.room.granted.free.set()
@@ -138,8 +137,7 @@ async def test_an_end_gone_wrong_touches_no_part_of_the_next_transfer(world: Wor
     world.disk.is_full = False
     second = asyncio.ensure_future(world.read_whole())
     await right.reached.wait()
-    while not part_path(world.ground.parts, wanted.digest).exists():
-        await settled()
+    await until(part_path(world.ground.parts, wanted.digest).exists)
     wrong.free.set()
     with pytest.raises(Exception, match="ended early"):
         await reading

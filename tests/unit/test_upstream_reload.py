@@ -10,9 +10,9 @@ from proxy.config import Config, UpstreamConfig
 from proxy.errors import ConfigInvalid, UpstreamThrottled, UpstreamUnavailable
 from proxy.upstream.endpoints import IDLE_LOOKS
 from proxy.upstream.session import DECIDING, UpstreamCall
-from tests.support.site import settled
 from tests.support.taking import take
 from tests.support.tls import Authority
+from tests.support.waiting import settled
 from tests.unit.upstream_peers import (
     NAME,
     PRIVATE,

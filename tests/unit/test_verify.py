@@ -15,7 +15,7 @@ from proxy.verify.room import Verify
 from proxy.verify.scrub import IDLE_S, Scrub
 from tests.support.checked import Bench, checked_store
 from tests.support.damage import flip_a_bit, silently
-from tests.support.site import settled
+from tests.support.waiting import settled
 
 MIB = 1 << 20
 DAY = 86_400.0

@@ -9,7 +9,8 @@ import pytest
 from proxy.errors import UpstreamUnavailable
 from proxy.upstream.client import Clients
 from tests.support.clock import Clock
-from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, clients, config, source, until
+from tests.support.waiting import until
+from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, clients, config, source
 
 MANIFEST = b'{"schemaVersion":2}'
 PING = ("GET", "/v2/")

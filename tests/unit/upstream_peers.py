@@ -243,15 +243,6 @@ async def clients(settings: Config, **given: Any) -> AsyncIterator[Clients]:
         yield upstreams
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so: at once for what only has to be scheduled, and never for ever."""
-    for _ in range(100_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came to be")
-
-
 def source(repository: str = "library/nginx", credentials: str | None = None, endpoint: str | None = None) -> Source:
     return Source(NAME, repository, credentials, endpoint)
 

@@ -12,7 +12,7 @@ from tests.support.images import blob
 from tests.support.passing import REPOSITORY, reasons
 from tests.support.proxy import Proxy, config_text, running
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import settled, until
 
 MIB = 1 << 20
 
@@ -44,8 +44,7 @@ async def test_room_that_comes_too_late_is_given_back(proxy: Proxy, registry: Re
         await gate.reached()
         full.release()
         await proxy.rooms.capacity.made()
-        while not proxy.rooms.capacity.ledger.claims:
-            await settled()
+        await until(lambda: proxy.rooms.capacity.ledger.claims)
         if end == "forbidden":
             proxy.rooms.downloads.forbid(wanted.digest, Denied("it is on the block list"))
         if end == "client leaves":

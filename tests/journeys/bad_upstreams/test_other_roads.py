@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -15,8 +16,8 @@ from tests.support.images import Image, blob, manifest
 from tests.support.leading import APP, ELSEWHERE, PRIVATE, REALMS, Bystander, target
 from tests.support.proxy import UPSTREAM, Proxy
 from tests.support.registry import Registry
-from tests.support.site import settled
 from tests.support.tls import Names
+from tests.support.waiting import until
 from tests.support.wire import Fault, reply
 
 
@@ -140,8 +141,7 @@ async def test_hydration_leads_nowhere_either(
         assert await told(proxy, f"{APP}/manifests/{number}") == 200
         assert (await proxy.pull(image.blobs[0])).status == 200
         await proxy.rooms.hydrate.heard()
-        while not public.recorded(layer):
-            await settled()
+        await until(partial(public.recorded, layer))
         await proxy.quiet()
         assert proxy.stored(layer) is None, name
         assert bystander.requests == [], name

@@ -12,6 +12,7 @@ from tests.support.clock import Clock
 from tests.support.images import Image
 from tests.support.redirecting import APP, HUB, Site, text
 from tests.support.registry import Registry
+from tests.support.waiting import until
 
 # What is answered there
 
@@ -147,8 +148,7 @@ async def test_a_drain_lets_who_was_sent_there_finish(site: Site, registry: Regi
     pulling = await site.data.start(target)
     await gate.reached()
     draining = asyncio.ensure_future(drain(site.server.edge, 30.0))
-    while not site.server.edge.registry.draining:  # noqa: ASYNC110 - a step or two of the task above
-        await asyncio.sleep(0)
+    await until(lambda: site.server.edge.registry.draining)
     assert (await site.data.ask(later)).body == second.data
     gate.open()
     assert await pulling.rest() == large.data

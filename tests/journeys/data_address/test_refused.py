@@ -1,6 +1,5 @@
 """What the data address refuses: whoever was not sent there, forged addresses, tricks with the path."""
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ import pytest
 from tests.support.images import Image
 from tests.support.proxy import Reply
 from tests.support.redirecting import APP, BLOBS, HUB, Site, flipped
+from tests.support.waiting import turns
 
 
 async def untouched(site: Site, target: str, **options: Any) -> Reply:
     """The answer to a request of which nobody behind the address hears."""
     before, opened = len(site.registry.requests), set(os.listdir(site.server.rooms.disk.directory.root / "parts"))
     reply = await site.data.ask(target, **options)
-    await asyncio.sleep(0)
+    await turns()
     assert len(site.registry.requests) == before
     assert set(os.listdir(site.server.rooms.disk.directory.root / "parts")) == opened
     return reply

@@ -10,7 +10,7 @@ from tests.support.both import APP, MIB, PINNED, PINNED_AND_NOT, both
 from tests.support.clock import Clock
 from tests.support.images import Blob, blob, manifest
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import until
 
 
 async def test_a_pinned_rule_never_leaves_its_endpoint(
@@ -86,8 +86,7 @@ async def test_one_who_joins_a_pinned_transfer_does_not_hear_its_404(
         pinned = await proxy.start(f"/v2/pinned/app/blobs/{layer.digest}")
         await gate.reached()
         other = await proxy.start(f"/v2/any/app/blobs/{layer.digest}")
-        while proxy.rooms.downloads.readers < 2:
-            await settled()
+        await until(lambda: proxy.rooms.downloads.readers == 2)
         gate.open()
         assert await other.rest() == layer.data
         assert await pinned.head() == 404

@@ -14,7 +14,7 @@ from tests.support.hydrated import APP, hydrated
 from tests.support.images import Image, blob, index, manifest
 from tests.support.proxy import UPSTREAM, Proxy, proxied
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import settled
 
 
 async def test_one_blob_asked_for_brings_the_whole_image(proxy: Proxy, registry: Registry, image: Image) -> None:

@@ -15,7 +15,7 @@ from tests.support.hydrated import APP, hydrated
 from tests.support.images import Image, blob, manifest
 from tests.support.proxy import Proxy, proxied
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import settled
 
 
 async def test_unfinished_jobs_go_on_after_a_restart(cache_dir: Path, registry: Registry, image: Image) -> None:

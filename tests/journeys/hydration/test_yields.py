@@ -12,7 +12,7 @@ from tests.support.hydrated import APP, hydrated
 from tests.support.images import Image, blob, manifest
 from tests.support.proxy import Proxy, proxied
 from tests.support.registry import Registry
-from tests.support.site import settled
+from tests.support.waiting import settled
 from tests.support.wire import Answer, Recorded
 
 

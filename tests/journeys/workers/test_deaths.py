@@ -10,6 +10,7 @@ from tests.support.images import Blob, Image
 from tests.support.pulling import Pulling
 from tests.support.registry import Registry
 from tests.support.several import connections_of, is_alive, pid_after, pid_of
+from tests.support.waiting import seen
 from tests.support.wire import Gate
 from tests.support.workers import CLIENTS, LARGE, SIZE, blob_path, get, metric, replaced, requests_told, servers, spread
 
@@ -24,9 +25,8 @@ async def kept_by_both(served: CisternProcess, path: str) -> int:
         for pulling in await spread(served, path):
             await pulling.rest()
         count += CLIENTS
-        async with asyncio.timeout(10):
-            while len(told := requests_told(served)[before:]) < CLIENTS:  # noqa: ASYNC110 - another process's log
-                await asyncio.sleep(0.01)
+        await seen(lambda: len(requests_told(served)) >= before + CLIENTS)  # noqa: B023 - waited for at once
+        told = requests_told(served)[before:]
         if all("." in line["id"] for line in told):
             return count
 

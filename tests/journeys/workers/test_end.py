@@ -1,6 +1,5 @@
 """`workers: 2`: how several processes stop, are orphaned, and would not start."""
 
-import asyncio
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from tests.support.pulling import Pulling
 from tests.support.registry import Registry
 from tests.support.served import asked
 from tests.support.several import is_alive, pid_of
+from tests.support.waiting import seen
 from tests.support.workers import SIZE, blob_path, get, servers, spread
 
 
@@ -49,9 +49,7 @@ async def test_none_outlives_a_killed_parent(served: CisternProcess) -> None:
     async with served:
         processes = [pid_of(served, "engine"), *servers(served)]
         await served.kill()
-        async with asyncio.timeout(20):
-            while any(map(is_alive, processes)):  # noqa: ASYNC110 - another process's end rings no bell
-                await asyncio.sleep(0.01)
+        await seen(lambda: not any(map(is_alive, processes)))
         await served.start()
         assert (await get(served, "/v2/")).status == 200
 

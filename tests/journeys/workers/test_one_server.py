@@ -12,6 +12,7 @@ from tests.support.pulling import Pulling
 from tests.support.registry import Registry
 from tests.support.served import config
 from tests.support.several import connections_of, files_of
+from tests.support.waiting import seen
 from tests.support.workers import CLIENTS, SIZE, blob_path, get, metric, requests_told, servers, spread
 
 
@@ -95,9 +96,8 @@ async def test_metrics_count_each_request_once(served: CisternProcess, image: Im
         assert missing.status == 404
         assert await metric(served, "cistern_requests_total") == CLIENTS + 3
         assert await metric(served, "cistern_sent_bytes_total") >= CLIENTS * len(image.manifest.data) + 2 * SIZE
-        async with asyncio.timeout(10):
-            while len(told := requests_told(served)) < CLIENTS + 3:  # noqa: ASYNC110 - another process's log
-                await asyncio.sleep(0.01)
+        await seen(lambda: len(requests_told(served)) >= CLIENTS + 3)
+        told = requests_told(served)
         assert len(told) == CLIENTS + 3
         assert {line["rule"] for line in told} == {"hub.test"}
         assert {line["id"].partition(".")[0] for line in told if "." in line["id"]} == {"1", "2"}

@@ -19,6 +19,7 @@ from proxy.server.send import Wire
 from proxy.store.threads import Threads
 from tests.support.filed import SIZE, drop
 from tests.support.pulling import Pulling
+from tests.support.waiting import turns
 
 
 @dataclass(slots=True)
@@ -81,8 +82,7 @@ async def test_the_loop_waits_for_no_disk(file: FileIO, content: bytes, threads:
         pulling = await Pulling.start(netloc, "/")
         assert await pulling.head() == 200
         reading = asyncio.ensure_future(pulling.rest())
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         assert not pulling.body
         gate.set()
         assert await reading == content

@@ -14,6 +14,7 @@ import pytest
 
 from proxy.server.outlet import NO_SENDFILE, PROBE, is_cached, outlet, read_in, told
 from tests.support.filed import SIZE, drop
+from tests.support.waiting import turns, until
 
 
 @dataclass(slots=True)
@@ -34,8 +35,7 @@ class Pair:
 
     async def reading(self) -> None:
         """Return once the transport has stopped reading: somebody sends, and waits for the client."""
-        while self.transport.is_reading():  # noqa: ASYNC110 - a step or two of another task
-            await asyncio.sleep(0)
+        await until(lambda: not self.transport.is_reading())
 
 
 @asynccontextmanager
@@ -50,7 +50,7 @@ async def connected() -> AsyncIterator[Pair]:
         if not transport.is_closing():
             transport.abort()
         client.close()
-        await asyncio.sleep(0)
+        await turns()
 
 
 @contextmanager
@@ -168,7 +168,7 @@ async def test_no_byte_goes_to_who_gets_the_closed_socket_s_number(file: FileIO)
             sending = asyncio.ensure_future(out.send(file, 0, SIZE))
             await pair.reading()
             pair.transport.abort()
-            await asyncio.sleep(0)
+            await turns()
             strangers = socket.socketpair()
             assert number in [one.fileno() for one in strangers]  # the lowest that is free
             await pair.read(200_000)

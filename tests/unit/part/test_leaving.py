@@ -1,6 +1,5 @@
 """A part whose disk hangs or whose caller leaves in the middle: no descriptor leaks, no other file is touched."""
 
-import asyncio
 import io
 import os
 import threading
@@ -17,6 +16,7 @@ from proxy.store.filesystem import Filesystem
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from tests.support.parts import DATA, DIGEST, append, leave, open_files
+from tests.support.waiting import turns
 
 
 async def test_a_cancelled_renewal_leaks_nothing(tmp_path: Path, threads: Threads, tasks: Tasks) -> None:
@@ -107,7 +107,7 @@ async def test_a_map_that_is_not_begun_in_time_is_a_refusing_disk(
     part.close()
     gate.set()
     await threads.disk(int)
-    await asyncio.sleep(0)
+    await turns()
     assert open_files() == files
 
 

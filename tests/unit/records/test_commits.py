@@ -9,6 +9,7 @@ from pathlib import Path
 from proxy.store.database import Database
 from proxy.store.filesystem import Filesystem
 from proxy.tasks import Tasks
+from tests.support.waiting import turns
 
 TABLE = "CREATE TABLE IF NOT EXISTS t (n INTEGER PRIMARY KEY)"
 
@@ -25,7 +26,7 @@ async def test_queued_writes_share_a_commit(tmp_path: Path) -> None:
     await database.alone(lambda connection: connection.set_trace_callback(statements.append))
     held = Tasks().start(database.alone(lambda _: gate.wait()), name="held")
     saves = [Tasks().start(database.write(partial(insert, n)), name="save") for n in range(100)]
-    await asyncio.sleep(0)
+    await turns()
     gate.set()
     await asyncio.gather(held, *saves)
     assert statements.count("COMMIT") == 1
@@ -46,7 +47,7 @@ async def test_one_failing_write_fails_alone(tmp_path: Path) -> None:
         )
         for n in (1, 2, 2, 3)
     ]
-    await asyncio.sleep(0)
+    await turns()
     gate.set()
     await held
     ends = await asyncio.gather(*saves, return_exceptions=True)

@@ -16,6 +16,7 @@ from proxy.store.filesystem import Filesystem
 from proxy.store.records import SqliteRecords
 from proxy.tasks import Tasks
 from tests.support.recorded import DIGEST, PLACE, PRIVATE, link, record, reopened
+from tests.support.waiting import turns
 
 SAVER = """
 import asyncio, sys
@@ -183,7 +184,7 @@ async def test_a_cancelled_caller_loses_no_write(records: SqliteRecords) -> None
     await records.save_tag(PLACE, "latest", record(2.0))
     saving = Tasks().start(records.save_tag(PLACE, "latest", record(3.0)), name="saving")
     dropping = Tasks().start(records.drop_tag(PLACE, "old"), name="dropping")
-    await asyncio.sleep(0)
+    await turns()
     for task in (saving, dropping):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
