@@ -73,9 +73,11 @@ def test_every_test_is_a_promise() -> None:
 
 
 def test_every_test_runs_and_can_fail() -> None:
-    """No test is skipped, expected to fail, fed by patches of our own code, or left to a fixed sleep."""
+    """No test is skipped, expected to fail, fed by patches of our own code, or left to a sleep: what it must wait for
+    without a gate, tests/support/waiting.py waits for.
+    """
     banned = {"pytest.skip", "pytest.xfail", "pytest.importorskip", "pytest.mark.skip", "pytest.mark.skipif"}
-    banned |= {"pytest.mark.xfail", "unittest.mock", "time.sleep"}
+    banned |= {"pytest.mark.xfail", "unittest.mock", "time.sleep", "asyncio.sleep"}
     used = {
         (name_of(path), dotted(n)) for path in TESTS for n in ast.walk(tree_of(path)) if isinstance(n, ast.Attribute)
     }
