@@ -234,7 +234,7 @@ class Fill:
                 transfer.digest,
                 offset=offset,
                 stop=stop,
-                priority=Priority.CLIENT if transfer.readers else Priority.BACKGROUND,
+                priority=self._priority,
                 is_urgent=lambda: bool(transfer.readers),
             )
 
@@ -246,6 +246,13 @@ class Fill:
                 self._ask_ranges = False
                 self._crew.settle()
         return await stack.enter_async_context(body(0, None))
+
+    @property
+    def _priority(self) -> Priority:
+        """Who waits for what is asked for now."""
+        if not self._transfer.readers:
+            return Priority.BACKGROUND
+        return Priority.MIDWAY if self._transfer.opened else Priority.CLIENT
 
     def _agreed_size(self, body: BlobBody, hint: int | None, claim: Claim) -> int | None:
         """The blob's size, if anybody told it; raises UpstreamLied when what is told does not agree."""

@@ -26,7 +26,7 @@ from proxy.ground import Ground
 from proxy.oci import Digest
 from proxy.rules import Source
 from proxy.store.base import HOLD
-from proxy.upstream.base import BlobBody
+from proxy.upstream.base import BlobBody, Priority
 
 PATIENCE_S: Final = 1.0
 FRUITLESS_MAX: Final = 3
@@ -123,9 +123,10 @@ class Pass:
 
     async def _receive(self) -> None:
         """One answer of the upstream, to its end. Raises UpstreamUnavailable when that came too early."""
+        priority = Priority.MIDWAY if self._answered else Priority.CLIENT
         async with AsyncExitStack() as stack:
             body = await stack.enter_async_context(
-                self._ground.upstreams.get_blob(self._source, self._digest, offset=self.ring.stop)
+                self._ground.upstreams.get_blob(self._source, self._digest, offset=self.ring.stop, priority=priority)
             )
             self._agree(body)
             if not self._answered and self._opened is not None:

@@ -14,8 +14,11 @@ Buffer = bytes | memoryview
 
 
 class Priority(enum.Enum):
-    """Who waits: a client, or background hydration (a quarter of an upstream's connections is kept for clients)."""
+    """Who waits: a client that has a part of its body and hangs on the rest, a client, or background hydration (a
+    quarter of an upstream's connections is kept for clients).
+    """
 
+    MIDWAY = "midway"
     CLIENT = "client"
     BACKGROUND = "background"
 

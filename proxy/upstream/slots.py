@@ -1,8 +1,9 @@
 """How many requests may run against one server: a hard cap, with a share kept for clients and one for what is short.
 
 A body may hold its slot for an hour, so bodies never have the last ones: a manifest, a HEAD or a list waits behind
-none. Invariant: a slot is given at the moment another is freed, not when its new owner wakes, so no third can slip in
-between; and a waiter who leaves with a slot in hand gives it back.
+none. The rest of a body that clients have begun to read goes before any that nobody has begun. Invariant: a slot is
+given at the moment another is freed, not when its new owner wakes, so no third can slip in between; and a waiter who
+leaves with a slot in hand gives it back.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Final
 from proxy.upstream.bandwidth import LOOK_AGAIN_S, never
 from proxy.upstream.base import Priority
 
-CLIENT, BACKGROUND = Priority.CLIENT, Priority.BACKGROUND
+MIDWAY, CLIENT, BACKGROUND = Priority.MIDWAY, Priority.CLIENT, Priority.BACKGROUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,14 @@ class Rank:
     is_body: bool
 
 
-# Clients before background; of each what is short before what is long.
-ORDER: Final = tuple(Rank(priority, is_body) for priority in (CLIENT, BACKGROUND) for is_body in (False, True))
+# Clients before background; of each what is short before what is long, and a body's rest before another's beginning.
+ORDER: Final = (
+    Rank(CLIENT, False),
+    Rank(MIDWAY, True),
+    Rank(CLIENT, True),
+    Rank(BACKGROUND, False),
+    Rank(BACKGROUND, True),
+)
 
 
 class NoSlot(Exception):
@@ -71,10 +78,10 @@ class Slots:
         """Wait for a slot, a client at most `within_s`, and hold it; raises NoSlot. BACKGROUND waits as long as nobody
         waits for it: from the moment `is_urgent` says so it is a client.
         """
-        rank = Rank(priority, is_body)
+        rank = Rank(CLIENT if priority is MIDWAY and not is_body else priority, is_body)
         if priority is BACKGROUND and not await self._wait_behind(rank, is_urgent):
             rank = Rank(CLIENT, is_body)
-        if rank.priority is CLIENT:
+        if rank.priority is not BACKGROUND:
             await self._wait(rank, within_s)
         try:
             yield

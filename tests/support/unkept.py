@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from proxy.capacity.base import Unbounded
 from proxy.downloads.room import Downloads
 from proxy.downloads.transfer import Reader
-from proxy.errors import NotKept, UpstreamNotFound
+from proxy.errors import Failure, NotKept, UpstreamNotFound, UpstreamUnavailable
 from proxy.events import NotStored
 from proxy.ground import Ground
 from proxy.ledger import Claim, Ledger
@@ -19,7 +19,7 @@ from proxy.rules import Source
 from proxy.store.filesystem import Filesystem
 from proxy.store.memory import MemoryStore
 from proxy.store.threads import Args, Threads, Value
-from proxy.upstream.base import BlobBody
+from proxy.upstream.base import BlobBody, Priority
 from tests.support.downloading import ORIGIN
 from tests.support.oneblob import Asked, OneBlob
 
@@ -45,10 +45,13 @@ class Scripted(OneBlob):
     lies_in: int = 0  # the number of the request whose bytes are wrong behind its gate
     tells_size: bool = True
     fails_in: int = 0  # the number of the request that finds nothing
+    cuts: set[tuple[int, int]] = field(default_factory=set)  # requests, and the offsets at which they break off
+    priorities: list[Priority] = field(default_factory=list)
 
     @asynccontextmanager
     async def answer(self, source: Source, asked: Asked) -> AsyncIterator[BlobBody]:
         self.asked.append(asked.start)
+        self.priorities.append(asked.priority)
         if len(self.asked) == self.fails_in:
             raise UpstreamNotFound(source.upstream, "it does not have this")
         size = self.wanted.size if self.tells_size else None
@@ -60,6 +63,8 @@ class Scripted(OneBlob):
             if (gate := self.gates.get((number, start))) is not None:
                 await gate.stand()
                 lies = number == self.lies_in
+            if (number, start) in self.cuts:
+                raise UpstreamUnavailable("up.example", "its answer was cut short", failure=Failure.CUT)
             chunk = self.wanted.data[start : start + CHUNK]
             yield bytes(len(chunk)) if lies else chunk
 

@@ -10,7 +10,7 @@ from proxy.upstream.base import Priority
 from proxy.upstream.slots import NoSlot, Slots
 from tests.support.waiting import settled
 
-CLIENT, BACKGROUND = Priority.CLIENT, Priority.BACKGROUND
+MIDWAY, CLIENT, BACKGROUND = Priority.MIDWAY, Priority.CLIENT, Priority.BACKGROUND
 
 
 async def waiter(
@@ -54,6 +54,24 @@ async def test_a_freed_slot_goes_to_a_waiting_client_first() -> None:
         release.set()
         await settled()
         assert order == [CLIENT, BACKGROUND]
+
+
+async def test_a_body_s_rest_goes_before_another_s_beginning() -> None:
+    """And behind what is short, whoever came first; it has no more of the connections than any body."""
+    release, order = asyncio.Event(), list[Priority]()
+    async with Tasks() as tasks:
+        slots = Slots(2)
+        async with slots.hold(MIDWAY, is_body=True), slots.hold(CLIENT, is_body=False):
+            for priority, is_body in ((BACKGROUND, False), (CLIENT, True), (MIDWAY, True), (CLIENT, False)):
+                tasks.start(waiter(slots, priority, release, order, is_body), name="waiter")
+                await turn()
+            assert slots.waiting(MIDWAY) == 1
+        await turn()
+        assert order == [CLIENT, MIDWAY]
+        assert (slots.used, slots.waiting(CLIENT), slots.waiting(BACKGROUND)) == (2, 1, 1)
+        release.set()
+        await turn()
+        assert order == [CLIENT, MIDWAY, CLIENT, BACKGROUND]
 
 
 async def test_a_waiter_who_leaves_loses_no_slot() -> None:

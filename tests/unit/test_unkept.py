@@ -11,6 +11,7 @@ from proxy.downloads.room import Downloads
 from proxy.errors import BlobUnknown, Denied, TransferFailed
 from proxy.events import NotStored
 from proxy.store.memory import MemoryStore
+from proxy.upstream.base import Priority
 from tests.support.downloading import ORIGIN, ground_in
 from tests.support.images import blob
 from tests.support.unkept import Full, Gate, LateHash, Room, Scripted, World
@@ -60,6 +61,17 @@ async def test_room_for_a_body_that_nobody_waits_for_is_given_back(world: World)
     await world.downloads.idle()
     await settled()
     assert (world.room.ledger.claims, world.room.filled) == (set(), [])
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_the_rest_of_a_body_goes_before_what_nobody_has_begun(world: World, is_kept: bool) -> None:
+    """Whether it goes to the disk or by: who hangs on it cannot have it elsewhere."""
+    world.room.is_full, world.room.most = not is_kept, 1 << 40 if is_kept else 0
+    world.room.granted.free.set()
+    world.upstream.cuts.add((1, 2 * MIB))
+    assert await world.read_whole() == world.upstream.wanted.data
+    await world.downloads.idle()
+    assert world.upstream.priorities == [Priority.CLIENT, Priority.MIDWAY]
 
 
 @pytest.mark.parametrize("left_after", range(6))
