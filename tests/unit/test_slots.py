@@ -64,13 +64,13 @@ async def test_a_body_s_rest_goes_before_another_s_beginning() -> None:
         async with slots.hold(MIDWAY, is_body=True), slots.hold(CLIENT, is_body=False):
             for priority, is_body in ((BACKGROUND, False), (CLIENT, True), (MIDWAY, True), (CLIENT, False)):
                 tasks.start(waiter(slots, priority, release, order, is_body), name="waiter")
-                await turn()
+                await settled()
             assert slots.waiting(MIDWAY) == 1
-        await turn()
+        await settled()
         assert order == [CLIENT, MIDWAY]
         assert (slots.used, slots.waiting(CLIENT), slots.waiting(BACKGROUND)) == (2, 1, 1)
         release.set()
-        await turn()
+        await settled()
         assert order == [CLIENT, MIDWAY, CLIENT, BACKGROUND]
 
 
