@@ -93,7 +93,7 @@ class Journal:
             place=str(event.place),
             manifest=str(event.manifest),
             result=event.result,
-            detail=event.detail,
+            **({} if event.detail is None else {"detail": event.detail}),
         )
 
 

@@ -1,7 +1,7 @@
 """The rest of a long body, received straight into large buffers instead of through aiohttp's reader.
 
-aiohttp parses the head and frames the body; of a body whose length is told nothing is left to parse. Through its reader
-a GiB came in 5600 pieces, each copied once more. The connection is not used again, since aiohttp's parser has not seen
+aiohttp parses the head and frames the body; of a body whose length is told nothing is left to parse. Its reader would
+give it in small pieces, and copy each once more. The connection is not used again, since aiohttp's parser has not seen
 the body's end: a handshake for the next one, so this is for long bodies only.
 """
 
@@ -13,7 +13,7 @@ import aiohttp
 from proxy.upstream.base import Buffer
 
 LEAST: Final = 32 << 20  # bytes still to come
-BUFFER: Final = 1 << 20  # with 256 KiB or 4 MiB the same relay cost a fifth more
+BUFFER: Final = 1 << 20  # bytes: few turns of the loop for a body, and little that whoever keeps a slice holds
 ROOM: Final = 128 << 10  # a buffer with less counts as full: many short reads cost more than a new buffer
 
 

@@ -127,6 +127,12 @@ def test_what_happened_is_one_line(board: Board, event: object, expected: dict[s
     assert {key: line[key] for key in expected} == expected
 
 
+def test_a_hydration_that_ended_well_has_nothing_to_add(board: Board) -> None:
+    """No field that says that there is none."""
+    [line] = board.tell(HydrationEnded(PLACE, DIGEST, "done", None))
+    assert "detail" not in line
+
+
 def test_stale_tags_are_told_once_a_minute_per_place(board: Board, clock: Clock) -> None:
     """A thousand stale answers of an outage are one line a minute, and another place has its own."""
     stale = [TagStale(PLACE, str(number), 5.04, "upstream_timeout") for number in range(1000)]
