@@ -79,11 +79,15 @@ class Endpoints:
         self._unpinned: dict[tuple[str, str], Standing] = {}  # of those that were used before the last reload
         self._left: dict[str, dict[str, Endpoint]] = {}  # of upstreams that are configured no more, while in use
         self._leaving: set[Endpoint] = set()
-        self.config, self._contexts = config, contexts.read(config.upstreams)
-        self._endpoints = self._opened(config, self._contexts)
+        self.config = config
+        self._contexts: Contexts
 
     async def begin(self) -> None:
-        """Read the secrets, as far as they give an answer soon: what is held is served without them."""
+        """Read the authorities, and the secrets as far as they give an answer soon: what is held is served without
+        them. In threads: whatever mount they lie on, signals are heard. Nothing is asked before. Raises ConfigInvalid.
+        """
+        self._contexts = await asyncio.to_thread(contexts.read, self.config.upstreams)
+        self._endpoints = self._opened(self.config, self._contexts)
         await self._credentials.begin()
 
     def _changed(self, credentials: str) -> None:

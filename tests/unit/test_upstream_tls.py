@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime
+import os
 import ssl
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from proxy.errors import ConfigInvalid, DialRefused, UpstreamUnavailable
 from proxy.tasks import Tasks
 from proxy.upstream.client import Clients
 from proxy.upstream.contexts import read, tls_context
+from tests.support.waiting import settled
 from tests.unit.upstream_peers import NAME, Asked, Peer, Reply, Resolver, clients, config, source
 
 MANIFEST = b"{}"
@@ -59,6 +62,19 @@ async def test_a_private_ca_is_trusted_for_its_upstream(ca: trustme.CA, ca_file:
             with pytest.raises(UpstreamUnavailable, match="certificate"):
                 await upstreams.get_manifest(source(), "1")
         assert len(registry.asked) == 1
+
+
+async def test_a_ca_file_that_gives_no_answer_yet_keeps_the_loop_free(ca: trustme.CA, tmp_path: Path) -> None:
+    """A mount may hang at the start: signals are heard meanwhile, and once it answers all goes on."""
+    slow = tmp_path / "slow.pem"
+    os.mkfifo(slow)
+    async with Peer(answer, tls=server(ca, NAME)) as registry, AsyncExitStack() as stack:
+        settings = config(registry.url(NAME), tls={"ca": str(slow)})
+        opening = asyncio.ensure_future(stack.enter_async_context(clients(settings, resolver=Resolver(**TABLE))))
+        await settled()
+        assert not opening.done()
+        await asyncio.to_thread(slow.write_bytes, ca.cert_pem.bytes())
+        assert (await (await opening).get_manifest(source(), "1")).body == MANIFEST
 
 
 async def test_a_ca_of_one_upstream_is_none_of_another(ca: trustme.CA, ca_file: Path) -> None:
