@@ -78,7 +78,8 @@ async def test_an_odd_header_of_an_upstream_is_not_passed_on(proxy: Proxy, regis
         registry.quirk = saying(header, value)
         for path in (f"{APP}/manifests/{image.digest}", f"{APP}/referrers/{image.digest}", f"{APP}/tags/list"):
             answer = await proxy.ask(path)
-            assert answer.status in (200, 404, 502)
+            is_refused = header == "Content-Type" and "/referrers/" in path  # what is no index is none
+            assert (path, answer.status) == (path, 502 if is_refused else 200)
             told = answer.headers.get(header, "")
             assert told != value
             assert all(" " <= c <= "~" for c in told)

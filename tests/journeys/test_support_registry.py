@@ -166,7 +166,8 @@ async def test_what_is_missing_answers_404_and_a_code(held: Held, case: tuple[st
     seen = await held.ask("GET", path)
     assert (seen.status, seen.codes) == (404, [code])
     head = await held.ask("HEAD", path)
-    assert head.status in (404, 405)
+    # A list is not asked for by HEAD: the real registry refuses the method, the scripted one has nothing.
+    assert head.status in ({404, 405} if path.endswith("/tags/list") else {404})
     assert head.body == b""
 
 

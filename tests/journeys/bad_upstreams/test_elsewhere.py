@@ -31,7 +31,7 @@ async def test_an_untrusted_realm_is_not_dialled(
     public.script("*", denied, methods=("GET", "HEAD"))
     for road in ROADS:
         answer = await proxy.ask(target(road, image))
-        assert answer.status in (403, 404, 502, 503), road
+        assert (road, answer.status) == (road, 502)
         assert b"canary" not in answer.body
     assert bystander.requests == []
     assert set(names.looked_up) == {"registry.example.com"}
@@ -112,10 +112,10 @@ async def test_a_name_that_resolves_to_metadata(
 
 
 async def test_a_link_to_elsewhere_stays_here(proxy: Proxy, public: Registry, image: Image) -> None:
-    """The Link of a list never leads a client to another host: only its query is kept."""
+    """The Link of a list never leads a client to another host: such a list is refused."""
     public.script("list", script.set_header("Link", '<https://evil.test/v2/team/app/tags/list?last=1&n=1>; rel="next"'))
     answer = await proxy.ask(f"{APP}/tags/list")
-    assert answer.status in (200, 502)
+    assert answer.status == 502
     assert "evil" not in answer.headers.get("Link", "")
 
 

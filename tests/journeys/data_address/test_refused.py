@@ -67,8 +67,8 @@ TRICKS = {
     "backslash": ("team/app", "team\\app", 400),
     "a byte of zero": ("team/app", "team/app%00", 400),
     "upper case": ("team/app", "team/App", 400),
-    "below the blob": ("?expires", "/../x?expires", 403),
-    "a fragment": ("?expires", "#?expires", 403),
+    "below the blob": ("?expires", "/../x?expires", 404),
+    "a fragment": ("?expires", "#?expires", 400),
 }
 
 
@@ -81,7 +81,7 @@ async def test_a_trick_with_the_path_opens_nothing(
     target = await site.signed(image.layers[0])
     assert part in target
     reply = await untouched(site, target.replace(part, other, 1))
-    assert reply.status in (status, 400, 403, 404), reply
+    assert reply.status == status
     assert image.layers[0].data not in reply.body
 
 
