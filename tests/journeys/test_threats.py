@@ -162,7 +162,7 @@ async def test_only_a_404_is_remembered(proxy: Proxy, registry: Registry, status
     image = registry.add(APP, "1", manifest(blob(70_000)))
     for target, body in (("manifests/1", image.manifest.data), (f"blobs/{image.layers[0].digest}", None)):
         registry.script(f"/v2/{APP}/{target}", script.error(status), times=2, methods=("GET", "HEAD"))
-        assert (await proxy.ask(f"{APP}/{target}")).status >= 400
+        assert (await proxy.ask(f"{APP}/{target}")).status == (404 if status in (401, 403) else 502)
         await proxy.quiet()
         registry.heal()
         answer = await proxy.ask(f"{APP}/{target}")

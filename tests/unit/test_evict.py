@@ -38,7 +38,7 @@ async def test_what_was_evicted_can_be_pulled_again(registry: Registry, cache_di
         await rooms.evict.named(f"{NAME}:1")
         registry.forget()
         await rooms.pull(image)
-        assert registry.requests_for("1") + registry.requests_for(image.digest) >= 1
+        assert (registry.requests_for("1"), registry.requests_for(image.digest)) == (1, 0)
         assert registry.requests_for(BASE.digest) == 1
         assert (await rooms.only()).complete
 
