@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tests.faults.stage import MIB, TAG, Stage
 from tests.support import script
@@ -131,12 +131,12 @@ def realm_silent(stage: Stage) -> None:
     stage.realm.script("*", script.gate_headers(Gate()), methods=("GET", "POST"))
 
 
-def realm_shape(**shape: object) -> Callable[[Stage], None]:
+def realm_shape(**shape: Any) -> Callable[[Stage], None]:
     """Tokens whose answers look so."""
 
     def prepare(stage: Stage) -> None:
         stage.wants_tokens()
-        stage.realm.shape = TokenShape(**shape)  # type: ignore[arg-type]  # each row gives it its own types
+        stage.realm.shape = TokenShape(**shape)
 
     return prepare
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,12 @@ def lose(root: Path, name: str) -> None:
 
 @pytest.mark.parametrize("vanish", [delete, empty, swap])
 async def test_a_directory_that_vanishes_costs_no_pull(
-    cache_dir: Path, registry: Registry, clock: Clock, image: Image, vanish: object
+    cache_dir: Path, registry: Registry, clock: Clock, image: Image, vanish: Callable[[Path], object]
 ) -> None:
     """Pulls pass at every moment; then content is kept again, and records outlive the next stop (F39)."""
     async with proxied(cache_dir, registry, clock) as proxy:
         await pull(proxy, image)
-        vanish(cache_dir)  # type: ignore[operator]  # one of three functions of a path
+        vanish(cache_dir)
         await pull(proxy, image)
         await standing_again(proxy)
         await kept_again(proxy, image)

@@ -1,18 +1,25 @@
 """Room is claimed before it is used, waited for and given back; a disk that refuses is left alone and tried again."""
 
+import asyncio
 import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from proxy.config import Share
+from proxy.app import World, open_rooms
+from proxy.capacity.trouble import FIRST_PROBE_S
+from proxy.config import Share, parse
 from proxy.errors import NotKept
 from proxy.events import StorageDegraded, StorageRecovered
 from proxy.ledger import blocks_for
 from proxy.tasks import Tasks
+from tests.support.clock import Clock
 from tests.support.faulty import no_space
+from tests.support.proxy import config_text
+from tests.support.registry import Registry
 from tests.support.roomy import MIB, bench
+from tests.support.waiting import turns
 
 
 async def test_room_is_claimed_before_it_is_used(cache_dir: Path) -> None:
@@ -111,3 +118,19 @@ async def test_before_the_first_count_the_disk_itself_is_the_bound(cache_dir: Pa
         with pytest.raises(NotKept) as refused:
             room.capacity.claim(1000)
         assert refused.value.reason == "starting"
+
+
+async def test_time_is_the_worlds(cache_dir: Path, registry: Registry) -> None:
+    """Whoever turns the clock wakes the probe of a disk that refused."""
+    clock = Clock()
+    config = parse(config_text(cache_dir, registry), "test.yaml", {})
+    world = World(clock=clock, monotonic=clock, sleep=clock.sleep)
+    async with open_rooms(config, world) as rooms:
+        recovered = asyncio.Event()
+        rooms.events.listen(StorageRecovered, lambda _: recovered.set())
+        rooms.capacity.refused(OSError(errno.EIO, "the disk refuses"))
+        await turns()
+        assert not recovered.is_set()
+        clock.advance(FIRST_PROBE_S)
+        async with asyncio.timeout(10):
+            await recovered.wait()

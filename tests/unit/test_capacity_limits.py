@@ -1,22 +1,14 @@
 """Room on the disk as pure functions: both limits, growth, days to full, and the word for a refusal."""
 
-import asyncio
 import errno
-from pathlib import Path
 
 import pytest
 
-from proxy.app import World, open_rooms
 from proxy.capacity import Limits, days_to_full, growth_per_day
-from proxy.capacity.trouble import FIRST_PROBE_S, reason_of
-from proxy.config import Share, parse
-from proxy.events import StorageRecovered
+from proxy.capacity.trouble import reason_of
+from proxy.config import Share
 from proxy.store.census import Room
-from tests.support.clock import Clock
-from tests.support.proxy import config_text
-from tests.support.registry import Registry
 from tests.support.roomy import GIB
-from tests.support.waiting import turns
 
 DISK = Room(total=100 * GIB, used=40 * GIB, free=60 * GIB)
 DAY = 86_400.0
@@ -90,19 +82,3 @@ def test_days_to_full() -> None:
 def test_a_refusal_has_one_of_a_few_reasons(number: int, reason: str) -> None:
     """The word of Cache-Status, log and metric."""
     assert reason_of(OSError(number, "x")) == reason
-
-
-async def test_time_is_the_worlds(cache_dir: Path, registry: Registry) -> None:
-    """Whoever turns the clock wakes the probe of a disk that refused."""
-    clock = Clock()
-    config = parse(config_text(cache_dir, registry), "test.yaml", {})
-    world = World(clock=clock, monotonic=clock, sleep=clock.sleep)
-    async with open_rooms(config, world) as rooms:
-        recovered = asyncio.Event()
-        rooms.events.listen(StorageRecovered, lambda _: recovered.set())
-        rooms.capacity.refused(OSError(errno.EIO, "the disk refuses"))
-        await turns()
-        assert not recovered.is_set()
-        clock.advance(FIRST_PROBE_S)
-        async with asyncio.timeout(10):
-            await recovered.wait()

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -183,11 +183,11 @@ async def test_a_planted_shard_is_not_entered(bench: Bench, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("plant", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-async def test_what_is_no_plain_file_is_no_blob(bench: Bench, plant: object) -> None:
+async def test_what_is_no_plain_file_is_no_blob(bench: Bench, plant: Callable[[Path], object]) -> None:
     """A pipe or a folder at a blob's name is not here, and opening it does not hang."""
     path = bench.store.path_of(DIGEST)
     path.parent.mkdir()
-    plant(path)  # type: ignore[operator]  # one of two plain functions of a path
+    plant(path)
     before = open_files()
     assert await bench.store.read(DIGEST) is None
     assert await bench.store.stat(DIGEST) is None

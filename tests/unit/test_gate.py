@@ -115,6 +115,7 @@ async def test_a_first_one_that_is_cancelled_lets_the_next_go_first() -> None:
         [second] = [other for other in others if other.done()]
         (await second).answered()
         await asyncio.wait(others)
+        assert [other.exception() for other in others] == [None] * 5
 
 
 def test_gates_are_apart_by_server_credential_and_limit() -> None:

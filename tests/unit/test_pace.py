@@ -22,15 +22,20 @@ def played(pace: Pace, rate: Callable[[int], float], seconds: float = 10.0) -> l
     return found
 
 
+def steady(rate: float) -> Callable[[int], float]:
+    """A rate that no number of hands changes."""
+    return lambda _hands: rate
+
+
 @pytest.mark.parametrize(
     ("rate", "most", "expected"),
     [
         pytest.param(lambda hands: hands * 25 * MB, 8, [1, 2, 4, 8], id="each limited"),
         pytest.param(lambda hands: hands * 90 * MB, 8, [1, 2, 4, 8], id="as S3"),
         pytest.param(lambda hands: hands * 25 * MB, 3, [1, 2, 3], id="up to the most"),
-        pytest.param(lambda _: 60 * MB, 8, [1, 2, 1], id="limited in all"),
+        pytest.param(steady(60 * MB), 8, [1, 2, 1], id="limited in all"),
         pytest.param(lambda hands: min(hands, 4) * 25 * MB, 8, [1, 2, 4, 8, 4], id="four fill it"),
-        pytest.param(lambda _: FAST, 8, [1], id="fast"),
+        pytest.param(steady(FAST), 8, [1], id="fast"),
         pytest.param(lambda hands: 60 * MB / hands, 8, [1, 2, 1], id="more is less"),
         pytest.param(lambda hands: hands * 25 * MB, 1, [1], id="one allowed"),
     ],
@@ -50,7 +55,7 @@ def test_what_was_not_tried_was_not_found() -> None:
     """A fast transfer settles itself, and teaches nothing about the upstream's next ones."""
     for rate, has_tried in ((FAST, False), (60 * MB, True)):
         pace = Pace(8)
-        played(pace, lambda _hands, rate=rate: rate)  # type: ignore[misc]  # bound here, one value each
+        played(pace, steady(rate))
         assert pace.settled
         assert pace.has_tried is has_tried
 

@@ -4,12 +4,15 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from proxy.ground import Ground
 from proxy.oci import Digest
 from proxy.store.base import Verdict
 from proxy.store.seals import Due
+from proxy.tasks import Tasks
 from proxy.verify import Bad, Pace, Report
 from proxy.verify.room import Verify
 from proxy.verify.scrub import IDLE_S, Scrub
@@ -80,8 +83,6 @@ class Rooms:
     """What `Verify` and `Scrub` stand on, of a ground: a bench, and pauses that a test lets pass."""
 
     def __init__(self, bench: Bench) -> None:
-        from proxy.tasks import Tasks
-
         self.blobs = bench.store
         self.clock = bench.clock
         self.monotonic = bench.clock
@@ -105,6 +106,11 @@ class Rooms:
         await self.waiting.wait()
 
 
+def ground_of(rooms: Rooms) -> Ground:
+    """Of a ground they are the part that is asked for."""
+    return cast(Ground, rooms)
+
+
 BODIES = [b"%d" % n * 1000 for n in range(10)]
 
 
@@ -119,7 +125,7 @@ async def stored(bench: Bench, *, synced: bool = True) -> list[Digest]:
 async def test_everything_is_hashed(bench: Bench) -> None:
     """A check reads every byte of every blob, and finds nothing where nothing is bad."""
     await stored(bench)
-    report = await Verify(Rooms(bench), Mender(bench, [])).all(repair=True)  # type: ignore[arg-type]  # its part of a ground
+    report = await Verify(ground_of(Rooms(bench)), Mender(bench, [])).all(repair=True)
     assert (report.blobs, report.bytes, report.bad) == (10, sum(map(len, BODIES)), ())
     assert report.is_clean
 
@@ -131,13 +137,13 @@ async def test_rot_is_found_and_mended(bench: Bench, repair: bool) -> None:
     for digest in digests[:2]:
         silently(flip_a_bit, bench.store.path_of(digest))
     mender = Mender(bench, BODIES[1:])
-    report = await Verify(Rooms(bench), mender).all(repair=repair)  # type: ignore[arg-type]  # its part of a ground
+    report = await Verify(ground_of(Rooms(bench)), mender).all(repair=repair)
     assert {found.digest: found.mended for found in report.bad} == {digests[0]: False, digests[1]: repair}
     assert not report.is_clean
     assert await bench.store.stat(digests[0]) is None
     assert await bench.store.stat(digests[1]) == (len(BODIES[1]) if repair else None)
     assert len(bench.quarantined) == 2
-    again = await Verify(Rooms(bench), mender).all(repair=repair)  # type: ignore[arg-type]  # its part of a ground
+    again = await Verify(ground_of(Rooms(bench)), mender).all(repair=repair)
     assert again.is_clean
 
 
@@ -145,7 +151,7 @@ async def test_two_checks_at_once_are_one(bench: Bench) -> None:
     """Who asks while a check runs gets the same findings; each blob is hashed once."""
     digests = await stored(bench)
     silently(flip_a_bit, bench.store.path_of(digests[3]))
-    verify = Verify(Rooms(bench), Mender(bench, BODIES))  # type: ignore[arg-type]  # its part of a ground
+    verify = Verify(ground_of(Rooms(bench)), Mender(bench, BODIES))
     first, second = await asyncio.gather(verify.all(repair=False), verify.all(repair=True))
     assert [found.digest for found in first.bad] == [found.digest for found in second.bad] == [digests[3]]
     assert second.is_clean
@@ -155,7 +161,7 @@ async def test_two_checks_at_once_are_one(bench: Bench) -> None:
 async def scrubbed(bench: Bench, pace: Pace, mender: Mender, turns: int) -> Scrub:
     """A scrub that had so many idle pauses."""
     rooms = Rooms(bench)
-    scrub = Scrub(rooms, bench.seals, lambda: pace, mender)  # type: ignore[arg-type]  # its part of a ground
+    scrub = Scrub(ground_of(rooms), bench.seals, lambda: pace, mender)
     rooms.tasks.start(scrub.run(), name="scrub")
     for _ in range(turns):
         await rooms.turned()
@@ -214,7 +220,7 @@ async def test_what_cannot_be_read_is_not_tried_without_a_pause(bench: Bench) ->
 
     bench.store.check = counting  # type: ignore[method-assign]  # the disk's refusal, whoever runs the test
     rooms = Rooms(bench)
-    scrub = Scrub(rooms, bench.seals, lambda: Pace(10 * DAY, math.inf), Mender(bench, []))  # type: ignore[arg-type]  # its part of a ground
+    scrub = Scrub(ground_of(rooms), bench.seals, lambda: Pace(10 * DAY, math.inf), Mender(bench, []))
     rooms.tasks.start(scrub.run(), name="scrub")
     for _ in range(5):
         await rooms.turned()
