@@ -111,7 +111,7 @@ async def drain(edge: Edge, within_s: float) -> None:
             for door, listener in zip(edge.doors, edge.listeners, strict=True):
                 await listener.stop_accepting()
                 await door.drained()
-                await asyncio.sleep(LINGER_S)
+                await asyncio.sleep(LINGER_S)  # a request that was on its way has begun by then
                 await door.drained()
     except TimeoutError:
         log.warning("drain ran out: running answers are cut", connections=edge.connections)

@@ -40,9 +40,9 @@ from proxy.workers.wire import WireBroken
 from proxy.workers.words import Counts, Cut, Flush, Forget, Serve, Settings
 
 log = logger("serving")
-COUNT_EVERY_S: Final = 1.0
+COUNT_EVERY_S: Final = 1.0  # what was counted here reaches the engine within this
 LINGER_S: Final = 0.3  # for requests on their way over kept connections: measured, dependencies.md section 12
-LOOK_EVERY_S: Final = 0.05
+LOOK_EVERY_S: Final = 0.05  # at connections that are left: each ends by its client
 AGAIN_S: Final = 0.1  # from the end of a standing connection, or from a failure to make one, to the next
 
 
@@ -237,7 +237,7 @@ class Serving:
                 for front, listener in zip(self._fronts.values(), self._listeners, strict=True):
                     await listener.stop_accepting()
                     await front.drained()
-                    await asyncio.sleep(LINGER_S)
+                    await asyncio.sleep(LINGER_S)  # a request that was on its way has begun by then
                     await front.drained()
         except TimeoutError:
             log.warning("drain ran out: running answers are cut")
