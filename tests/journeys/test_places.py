@@ -10,6 +10,7 @@ from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Blob, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy, running
+from tests.support.pulling import Pulling
 from tests.support.registry import Registry
 from tests.support.waiting import until
 from tests.support.wire import Gate
@@ -80,6 +81,13 @@ async def test_joining_a_running_transfer_needs_proof_too(proxy: Proxy, registry
     await proxy.quiet()
 
 
+async def joined(proxy: Proxy, wanted: Blob, place: str) -> Pulling:
+    """A second client, by way of another place, once it waits for the same bytes as the first."""
+    second = await proxy.start_pull(wanted, place)
+    await until(lambda: proxy.rooms.downloads.readers == 2)
+    return second
+
+
 @pytest.mark.parametrize("asked", ["GET", "range"])
 async def test_whoever_started_a_transfer_without_holding_the_blob_gets_none_of_it(
     proxy: Proxy, registry: Registry, secret: Blob, asked: str
@@ -89,8 +97,7 @@ async def test_whoever_started_a_transfer_without_holding_the_blob_gets_none_of_
     headers = {"Range": "bytes=0-9"} if asked == "range" else {}
     first = await proxy.start_pull(secret, "team/other", **headers)
     await gate.reached()
-    second = await proxy.start_pull(secret, "team/private")
-    await until(lambda: proxy.rooms.downloads.readers == 2)
+    second = await joined(proxy, secret, "team/private")
     gate.open()
     assert await second.rest() == secret.data
     assert await first.head() == 404
@@ -107,8 +114,7 @@ async def test_an_origin_that_is_away_does_not_hold_up_another(proxy: Proxy, reg
     registry.script(failing, script.error(503), script.gate_headers(gate))
     first = await proxy.start_pull(secret, "team/second")
     await gate.reached()
-    second = await proxy.start_pull(secret, "team/private")
-    await until(lambda: proxy.rooms.downloads.readers == 2)
+    second = await joined(proxy, secret, "team/private")
     gate.open()
     assert await second.rest() == secret.data
     assert await first.head() == 503
@@ -126,8 +132,7 @@ async def test_a_transfer_cut_for_good_goes_on_from_another_repository(
     registry.script(cut, script.gate(gate, 150_000), script.cut(150_000), times=1)
     first = await proxy.start_pull(secret, "team/private")
     await gate.reached()
-    second = await proxy.start_pull(secret, "team/second")
-    await until(lambda: proxy.rooms.downloads.readers == 2)
+    second = await joined(proxy, secret, "team/second")
     gate.open()
     assert await first.rest() == await second.rest() == secret.data
     (resumed,) = registry.recorded(f"/v2/team/second/blobs/{secret.digest}")

@@ -6,8 +6,10 @@ from typing import Any
 from tests.support.cistern import CisternProcess
 from tests.support.images import Blob
 from tests.support.pulling import Pulling
+from tests.support.registry import Registry
 from tests.support.served import asked
 from tests.support.several import pid_of
+from tests.support.wire import Gate
 
 SIZE = 1_000_000
 LARGE = 20_000_000  # more than sockets hold
@@ -33,6 +35,14 @@ async def spread(served: CisternProcess, path: str, count: int = CLIENTS) -> lis
     for pulling in pullings:
         assert await pulling.head() == 200
     return pullings
+
+
+async def streaming(served: CisternProcess, registry: Registry, layer: Blob) -> tuple[Gate, list[Pulling]]:
+    """Readers at both processes of a layer whose upstream stands halfway, and the gate where it stands."""
+    gate = registry.hold(layer.digest, after_bytes=SIZE // 2)
+    readers = await spread(served, blob_path(layer))
+    await gate.reached()
+    return gate, readers
 
 
 def requests_told(served: CisternProcess) -> list[dict[str, Any]]:

@@ -12,7 +12,18 @@ from tests.support.registry import Registry
 from tests.support.several import connections_of, is_alive, pid_after, pid_of
 from tests.support.waiting import seen
 from tests.support.wire import Gate
-from tests.support.workers import CLIENTS, LARGE, SIZE, blob_path, get, metric, replaced, requests_told, servers, spread
+from tests.support.workers import (
+    CLIENTS,
+    LARGE,
+    blob_path,
+    get,
+    metric,
+    replaced,
+    requests_told,
+    servers,
+    spread,
+    streaming,
+)
 
 TWICE = 8 << 20  # bytes that a killed engine may cost again
 
@@ -131,9 +142,7 @@ async def test_a_killed_serving_process_is_started_again(
 ) -> None:
     """Its clients lose their connections, the other's do not; who comes meanwhile waits, and is served."""
     async with served:
-        gate = registry.hold(layer.digest, after_bytes=SIZE // 2)
-        readers = await spread(served, blob_path(layer))
-        await gate.reached()
+        gate, readers = await streaming(served, registry, layer)
         first = pid_of(served, "server 1")
         lost = connections_of(first, int(served.netloc.rpartition(":")[2]))
         os.kill(first, signal.SIGKILL)

@@ -11,15 +11,13 @@ from tests.support.registry import Registry
 from tests.support.served import asked
 from tests.support.several import is_alive, pid_of
 from tests.support.waiting import seen
-from tests.support.workers import SIZE, blob_path, get, servers, spread
+from tests.support.workers import get, servers, streaming
 
 
 async def test_a_stop_lets_running_answers_end(served: CisternProcess, registry: Registry, layer: Blob) -> None:
     """TERM: not ready, nobody new, who is inside gets all bytes; then the engine ends, and exit code 0."""
     async with served:
-        gate = registry.hold(layer.digest, after_bytes=SIZE // 2)
-        readers = await spread(served, blob_path(layer))
-        await gate.reached()
+        gate, readers = await streaming(served, registry, layer)
         processes = [pid_of(served, "engine"), *servers(served)]
         assert served.pid is not None
         os.kill(served.pid, signal.SIGTERM)

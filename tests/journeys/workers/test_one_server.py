@@ -13,7 +13,7 @@ from tests.support.registry import Registry
 from tests.support.served import config
 from tests.support.several import connections_of, files_of
 from tests.support.waiting import seen
-from tests.support.workers import CLIENTS, SIZE, blob_path, get, metric, requests_told, servers, spread
+from tests.support.workers import CLIENTS, SIZE, blob_path, get, metric, requests_told, servers, spread, streaming
 
 
 def assert_both_serve(served: CisternProcess) -> None:
@@ -26,9 +26,7 @@ async def test_a_cold_blob_asked_for_at_both_is_fetched_once(
 ) -> None:
     """Readers in both processes share one transfer, and each gets every byte while it grows."""
     async with served:
-        gate = registry.hold(layer.digest, after_bytes=SIZE // 2)
-        pullings = await spread(served, blob_path(layer))
-        await gate.reached()
+        gate, pullings = await streaming(served, registry, layer)
         assert_both_serve(served)
         gate.open()
         bodies = await asyncio.gather(*(pulling.rest() for pulling in pullings))
