@@ -9,7 +9,7 @@ import trustme
 
 from proxy.errors import Failure, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.base import BlobBody, Buffer
-from proxy.upstream.intake import BUFFER, LEAST, ROOM, Intake
+from proxy.upstream.intake import BUFFER, LEAST, ROOM, SPARE, Intake
 from tests.unit.upstream_peers import Peer, Reply, clients, config, digest_of, receive, source
 
 BODY = bytes(range(256)) * 8192  # 2 MiB: more than one buffer
@@ -173,3 +173,36 @@ async def test_the_last_buffer_takes_no_byte_too_many() -> None:
     assert not transport.reads
     assert [bytes(await intake.take()) for _ in range(3)] == [b"ab", b"cde", b""]
     assert not transport.reads
+
+
+async def whole(intake: Intake, number: int) -> Buffer:
+    """Fill a buffer with one byte's value; what is taken of it."""
+    room = intake.get_buffer(-1)
+    room[:] = bytes([number]) * len(room)
+    intake.buffer_updated(len(room))
+    return await intake.take()
+
+
+@pytest.mark.parametrize("kept", [0, 1, SPARE, 3 * SPARE])
+async def test_a_buffer_is_filled_again_once_nobody_looks_at_it(kept: int) -> None:
+    """Who holds the least part of one, a slice of a slice, keeps its bytes; while those are few, so are buffers."""
+    count = 10 * SPARE
+    intake = Intake(Stub(), asyncio.Protocol(), b"", count * BUFFER)
+    held: list[Buffer] = []
+    rooms: dict[int, object] = {}
+    for number in range(count):
+        piece = await whole(intake, number)
+        assert isinstance(piece, memoryview)
+        rooms[id(piece.obj)] = piece.obj
+        held.append(piece[5:][-1:])
+        del piece, held[: len(held) - kept]
+        assert [bytes(one)[0] for one in held] == list(range(number + 1 - len(held), number + 1))
+    assert (len(rooms) <= SPARE) == (kept <= SPARE)
+
+
+async def test_a_buffer_that_is_filled_again_ends_with_the_body() -> None:
+    """It may be larger than what is left."""
+    intake = Intake(Stub(), asyncio.Protocol(), b"", SPARE * BUFFER + 3)
+    for number in range(SPARE):
+        await whole(intake, number)
+    assert len(intake.get_buffer(-1)) == 3
