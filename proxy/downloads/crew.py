@@ -13,7 +13,7 @@ from proxy.downloads.bell import Bell
 from proxy.downloads.pace import WINDOW_S, Lessons, Pace
 from proxy.downloads.part import Part
 from proxy.downloads.pieces import Claim, Pieces
-from proxy.downloads.stream import GaveWay, receive
+from proxy.downloads.stream import Answer, GaveWay, receive
 from proxy.downloads.transfer import Transfer
 from proxy.downloads.turns import Turns
 from proxy.errors import CisternError, UpstreamLied, UpstreamThrottled
@@ -156,7 +156,7 @@ class Crew:
             self.has_helped = True
             try:
                 await receive(
-                    body,
+                    Answer(body, claim.at),
                     claim,
                     self._part,
                     self._ground.tasks,

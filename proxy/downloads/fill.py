@@ -14,7 +14,7 @@ from typing import Final
 from proxy.downloads.crew import Crew
 from proxy.downloads.part import Part
 from proxy.downloads.pieces import Claim, Pieces
-from proxy.downloads.stream import GaveWay, receive
+from proxy.downloads.stream import Answer, GaveWay, receive
 from proxy.downloads.transfer import Transfer
 from proxy.downloads.turns import Turns
 from proxy.errors import (
@@ -209,16 +209,20 @@ class Fill:
             if not transfer.opened:
                 transfer.open(size)
             transfer.givers.add(transfer.upstream)
-            await receive(
-                body,
-                claim,
-                self.part,
-                self._ground.tasks,
-                upstream=transfer.upstream,
-                limit=self._max_blob_bytes if size is None else size,
-                must_leave=lambda: self._turns.must_yield(transfer),
-                grown=self._grown,
-            )
+            answer, goes_on = Answer(body, claim.at), True
+            while goes_on:
+                await receive(
+                    answer,
+                    claim,
+                    self.part,
+                    self._ground.tasks,
+                    upstream=transfer.upstream,
+                    limit=self._max_blob_bytes if size is None else size,
+                    must_leave=lambda: self._turns.must_yield(transfer),
+                    grown=self._grown,
+                )
+                # One that knows no ranges brings the bytes behind the claim as well: it is not asked for them again.
+                goes_on = not (answer.has_ended or claim.is_cut) and self._pieces.follow(claim, answer.at)
         if claim.stop is not None and claim.at < claim.stop:
             missing = claim.stop - claim.at
             raise UpstreamUnavailable(transfer.upstream, f"the body ended {missing} bytes short of {claim.stop}")

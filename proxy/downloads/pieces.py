@@ -86,6 +86,23 @@ class Pieces:
             return self._enter(Claim(span.start, stop, open_ended=stop == self.size))
         return None
 
+    def follow(self, claim: Claim, offset: int) -> bool:
+        """For a hand that is done with its claim and whose answer goes on at `offset`: let it have the next free bytes
+        from there on in the same claim; False if there are none.
+        """
+        if self.size is None:
+            here = self._here()
+            hole = next(here.holes(here.stop, offset), None)
+            start, stop = (max(offset, here.stop), None) if hole is None else (hole.start, hole.stop)
+        else:
+            span = next((span for span in self.free() if span.stop > offset), None)
+            if span is None:
+                return False
+            start, stop = max(offset, span.start), span.stop
+        claim.start = claim.at = start
+        claim.stop = stop
+        return True
+
     def next_piece(self) -> Claim | None:
         """For a helping hand: the first free piece, else one cut from another's."""
         if self.size is None:

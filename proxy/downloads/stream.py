@@ -1,4 +1,4 @@
-"""One answer of an upstream on its way into the part, for the bytes that one claim holds."""
+"""One answer of an upstream on its way into the part, for the bytes that a claim holds."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,45 @@ from proxy.downloads.part import Part
 from proxy.downloads.pieces import Claim
 from proxy.errors import UpstreamLied
 from proxy.tasks import Tasks
-from proxy.upstream.base import BlobBody
+from proxy.upstream.base import BlobBody, Buffer
 
 
 class GaveWay(Exception):
     """A transfer without readers hung up, for clients to go first."""
 
 
+class Answer:
+    """A body whose next bytes stand at `at`. `knows_ranges`: it begins and ends where it was asked to, so its rest can
+    be asked for again; else to hang up would mean to begin from zero.
+    """
+
+    def __init__(self, body: BlobBody, asked_from: int) -> None:
+        self.at = body.start
+        self.knows_ranges = body.start == asked_from
+        self.has_ended = False
+        self._chunks = body.chunks
+        self._back: Buffer | None = None
+
+    async def take(self, offset: int) -> Buffer | None:
+        """What comes next of the bytes from `offset` on, None at the end; those before it are passed over."""
+        while True:
+            chunk, self._back = self._back, None
+            if chunk is None:
+                chunk = await anext(self._chunks, None)
+            if chunk is None:
+                self.has_ended = True
+                return None
+            start, self.at = self.at, self.at + len(chunk)
+            if self.at > offset:
+                return chunk[max(0, offset - start) :]
+
+    def give_back(self, rest: Buffer) -> None:
+        """Of what was taken last this was not asked for: it comes again."""
+        self._back, self.at, self.knows_ranges = rest, self.at - len(rest), False
+
+
 async def receive(
-    body: BlobBody,
+    answer: Answer,
     claim: Claim,
     part: Part,
     tasks: Tasks,
@@ -27,25 +57,24 @@ async def receive(
 ) -> None:
     """Receive and write side by side: while one batch is written, and one hashed, the next one is received.
 
-    Ends with the body, or where the claim was cut meanwhile. `limit` is the blob's size, or the most it may have.
-    Raises UpstreamLied (longer than that), GaveWay, what reading the body raises, and OSError: the disk refuses.
+    Ends with the answer, where the claim was cut meanwhile, or with the claim, if the answer knows no ranges. `limit`
+    is the blob's size, or the most it may have. Raises UpstreamLied (longer than that), GaveWay, what reading the body
+    raises, and OSError: the disk refuses.
     """
-    skip = claim.at - body.start
-    can_go_on = skip == 0  # else it ignores ranges: to hang up would mean to begin from zero each time
     appender = Appender(part, claim.at, tasks, grown)
     try:
-        async for chunk in body.chunks:
-            fresh, skip = chunk[skip:], max(0, skip - len(chunk))
+        while (fresh := await answer.take(claim.at)) is not None:
             if claim.at + len(fresh) > limit:
                 raise UpstreamLied(upstream, f"the body is longer than {limit} bytes")
-            if claim.stop is not None:
+            if claim.stop is not None and claim.at + len(fresh) > claim.stop:
+                answer.give_back(fresh[claim.stop - claim.at :])
                 fresh = fresh[: claim.stop - claim.at]
             if fresh:
                 claim.at += len(fresh)  # before any await: nobody else may take these bytes
                 await appender.feed(fresh)
-            if claim.at == claim.stop and (claim.is_cut or not can_go_on):
+            if claim.at == claim.stop and (claim.is_cut or not answer.knows_ranges):
                 return
-            if can_go_on and claim.at < limit and must_leave():
+            if answer.knows_ranges and claim.at < limit and must_leave():
                 raise GaveWay
     finally:
         await appender.flush()  # a cut upstream keeps what it gave: those bytes are not fetched again

@@ -60,6 +60,43 @@ def test_what_was_kept_behind_a_hole_is_not_asked_for() -> None:
     assert list(pieces.free()) == [Span(2 * PIECE, world.size)]
 
 
+def test_an_answer_that_goes_on_brings_the_next_free_bytes() -> None:
+    """From where it stands: past what is here and what others have in hand; what lies before it is left."""
+    world = World(20 * PIECE)
+    world.here.add(2 * PIECE, 3 * PIECE)
+    pieces = world.pieces()
+    claim, other = pieces.first(alone=False), pieces.next_piece()
+    assert claim is not None
+    assert other is not None
+    assert (claim.stop, other.at, other.stop) == (PIECE, PIECE, 2 * PIECE)
+    world.bring(claim, PIECE)
+    assert pieces.follow(claim, claim.at)
+    assert (claim.start, claim.at, claim.stop) == (3 * PIECE, 3 * PIECE, world.size)
+    assert list(pieces.free()) == []
+    world.bring(claim, world.size)
+    pieces.end(other)
+    assert not pieces.follow(claim, claim.at)
+    assert list(pieces.free()) == [Span(PIECE, 2 * PIECE)]
+
+
+def test_an_answer_of_unknown_size_goes_on_to_its_end() -> None:
+    """Hole by hole, and behind the last byte that is here to wherever it ends."""
+    world = World(20 * PIECE)
+    world.here.add(PIECE, 2 * PIECE)
+    world.here.add(3 * PIECE, 4 * PIECE)
+    pieces = world.pieces()
+    pieces.size = None
+    claim = pieces.first(alone=True)
+    assert claim is not None
+    assert (claim.at, claim.stop) == (0, PIECE)
+    world.bring(claim, PIECE)
+    assert pieces.follow(claim, claim.at)
+    assert (claim.at, claim.stop) == (2 * PIECE, 3 * PIECE)
+    world.bring(claim, PIECE)
+    assert pieces.follow(claim, claim.at)
+    assert (claim.at, claim.stop) == (4 * PIECE, None)
+
+
 def test_the_first_helper_takes_the_piece_behind_the_next() -> None:
     """What one hand was to bring is cut once; the others then take free pieces, in order, and the first one too."""
     world = World(20 * PIECE)
