@@ -46,6 +46,11 @@ class Leaks:
         assert not parts, f"part files left: {[str(path) for path in parts]}"
 
 
+def open_files() -> int:
+    """How many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))
+
+
 async def check_loop() -> None:
     """Assert that this loop runs nothing but the caller, and that no client session is open."""
     await turns(3)  # callbacks of what has just ended

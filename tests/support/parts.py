@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 import threading
 from collections.abc import Awaitable, Sequence
 
@@ -16,10 +15,6 @@ from tests.support.waiting import turns
 
 DATA = hashlib.sha512(b"layer").digest() * 5000
 DIGEST = Digest.of(DATA)
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 async def append(part: Part, chunks: Sequence[bytes]) -> None:

@@ -15,7 +15,7 @@ from proxy.store.blocks import blocks_of, folder_of
 from proxy.store.copies import LOG_BYTES
 from proxy.tasks import Tasks
 from tests.support.blocks import blocks_under
-from tests.support.roomy import MIB, bench
+from tests.support.roomy import MIB, Bench, bench
 from tests.support.waiting import turns, until
 
 
@@ -41,19 +41,24 @@ async def test_the_book_is_what_stands_on_the_disk(cache_dir: Path) -> None:
         assert room.capacity.ledger.parts >= 50_000
 
 
+def held_sync(room: Bench, name_end: str, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Hold the disk before it syncs a file whose name ends so: what tells that it has begun, and the gate."""
+    begun, gate, fsync = threading.Event(), threading.Event(), room.files.fsync
+
+    def held(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(name_end):
+            begun.set()
+            assert gate.wait(10)
+        fsync(descriptor)
+
+    monkeypatch.setattr(room.files, "fsync", held)
+    return begun, gate
+
+
 async def test_a_change_whose_caller_left_is_booked(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adopting goes on in its thread when its caller is cancelled; what it did is in the book as soon as it is done."""
     async with bench(cache_dir) as room, Tasks() as tasks:
-        gate, begun = threading.Event(), threading.Event()
-        fsync = room.files.fsync
-
-        def held(descriptor: int) -> None:
-            if os.readlink(f"/proc/self/fd/{descriptor}").endswith("sha256-x.part"):
-                begun.set()
-                assert gate.wait(10)
-            fsync(descriptor)
-
-        monkeypatch.setattr(room.files, "fsync", held)
+        begun, gate = held_sync(room, "sha256-x.part", monkeypatch)
         data = b"x" * 300_000
         part = room.disk.parts / "sha256-x.part"
         part.write_bytes(data)
@@ -72,18 +77,9 @@ async def test_counting_twice_takes_nothing_that_is_on_its_way(
 ) -> None:
     """A manifest that is being written while the cache is counted, again and again and at once, is not left over."""
     async with bench(cache_dir) as room, Tasks() as tasks:
-        gate, begun = threading.Event(), threading.Event()
-        fsync = room.files.fsync
-
-        def held(descriptor: int) -> None:
-            if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".put"):
-                begun.set()
-                assert gate.wait(10)
-            fsync(descriptor)
-
+        begun, gate = held_sync(room, ".put", monkeypatch)
         left = room.disk.parts / f"sha256-{'0' * 64}.9.put"
         left.write_bytes(b"left over")
-        monkeypatch.setattr(room.files, "fsync", held)
         putting = tasks.start(room.disk.blobs.put(b"m" * 5000, Digest.of(b"m" * 5000)), name="put")
         await asyncio.to_thread(begun.wait, 10)
         await asyncio.gather(*(room.capacity.count() for _ in range(3)))

@@ -17,6 +17,7 @@ from proxy.store.blocks import blob_path
 from proxy.tasks import Tasks
 from tests.support.checked import Bench, checked_store
 from tests.support.faulty import no_space
+from tests.support.leaks import open_files
 from tests.support.waiting import turns
 
 DATA = b"layer" * 1000
@@ -27,10 +28,6 @@ DIGEST = Digest.of(DATA)
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     async with checked_store(tmp_path) as made:
         yield made
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 @given(st.text() | st.from_regex(r"(sha256|sha512|md5|\.\.):[0-9a-f./\\%]{0,130}", fullmatch=True))

@@ -13,6 +13,7 @@ import pytest
 from proxy.config import Address, ConfigInvalid
 from proxy.server.certificate import Certificate, context_of
 from proxy.server.listen import listen
+from tests.support.leaks import open_files
 from tests.support.listening import Listen, echo, get, port_of, talk
 from tests.support.tls import Authority
 
@@ -34,11 +35,11 @@ async def test_ipv6_is_written_in_brackets(open_at: Listen) -> None:
 async def test_a_taken_port_is_an_error_that_leaks_nothing(open_at: Listen) -> None:
     """Binding where another listens is EADDRINUSE, for TCP; no socket stays behind."""
     listener = await open_at()
-    files = len(os.listdir("/proc/self/fd"))
+    files = open_files()
     with pytest.raises(OSError, match="in use") as caught:
         await listen(Address("127.0.0.1", port_of(listener)), echo)
     assert caught.value.errno == errno.EADDRINUSE
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert open_files() == files
 
 
 async def test_an_address_that_is_not_ours_is_an_error() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from proxy.server.outlet import NO_SENDFILE, PROBE, is_cached, outlet, read_in, told
 from tests.support.filed import SIZE, drop
+from tests.support.leaks import open_files
 from tests.support.waiting import turns, until
 
 
@@ -56,9 +56,9 @@ async def connected() -> AsyncIterator[Pair]:
 @contextmanager
 def counted_descriptors() -> Iterator[None]:
     """Inside, as many descriptors are closed as are opened."""
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     yield
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_files() == before
 
 
 async def test_a_slow_client_gets_every_byte(file: FileIO, content: bytes) -> None:

@@ -13,7 +13,8 @@ from proxy.downloads.trail import TURN
 from proxy.oci import Digest
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
-from tests.support.parts import DATA, DIGEST, append, open_files
+from tests.support.leaks import open_files
+from tests.support.parts import DATA, DIGEST, append
 
 
 async def test_a_part_grows_and_hashes(part: Part, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from proxy.downloads.partfile import part_path
 from proxy.store.filesystem import Filesystem
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
-from tests.support.parts import DATA, DIGEST, append, leave, open_files
+from tests.support.leaks import open_files
+from tests.support.parts import DATA, DIGEST, append, leave
 from tests.support.waiting import turns
 
 

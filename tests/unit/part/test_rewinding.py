@@ -7,7 +7,8 @@ import pytest
 from proxy.downloads.part import Part
 from proxy.downloads.progress import map_path
 from proxy.oci import Span
-from tests.support.parts import DATA, append, open_files, put
+from tests.support.leaks import open_files
+from tests.support.parts import DATA, append, put
 
 
 async def test_a_renewed_part_is_another_file(part: Part) -> None:
