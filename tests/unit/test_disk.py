@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,13 @@ from proxy.errors import DigestInvalid
 from proxy.oci import Digest
 from proxy.store.blocks import blob_path
 from proxy.tasks import Tasks
-from tests.support.checked import Bench, checked_store
+from tests.support.checked import Bench
 from tests.support.faulty import no_space
 from tests.support.leaks import open_files
 from tests.support.waiting import turns
 
 DATA = b"layer" * 1000
 DIGEST = Digest.of(DATA)
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with checked_store(tmp_path) as made:
-        yield made
 
 
 @given(st.text() | st.from_regex(r"(sha256|sha512|md5|\.\.):[0-9a-f./\\%]{0,130}", fullmatch=True))

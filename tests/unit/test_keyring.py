@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -35,12 +34,6 @@ class Stage:
     @property
     def address(self) -> str:
         return self.ring.keys.address("https://d", GRANT)
-
-
-@pytest.fixture
-async def threads() -> AsyncIterator[Threads]:
-    async with Threads(disk=1, hashing=1) as pools:
-        yield pools
 
 
 @pytest.fixture

@@ -1,24 +1,14 @@
 """The quarantine: bad files go there, bounded; a disk that keeps them at their place does not get them served."""
 
 import os
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from proxy.oci import Digest
 from proxy.store import quarantine
-from tests.support.checked import Bench, checked_store
+from tests.support.checked import Bench
 from tests.support.damage import flip_a_bit
 
 DATA = b"layer" * 1000
 DIGEST = Digest.of(DATA)
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with checked_store(tmp_path) as made:
-        yield made
 
 
 async def rotten(bench: Bench, data: bytes) -> Digest:

@@ -1,10 +1,7 @@
 """Seals: what makes a stored file trusted, and what makes it suspect."""
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from proxy.oci import Digest
 from proxy.store.base import OpenBlob
@@ -14,12 +11,6 @@ from tests.support.damage import flip_a_bit, silently
 
 DATA = b"layer" * 1000
 DIGEST = Digest.of(DATA)
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with checked_store(tmp_path) as made:
-        yield made
 
 
 async def opened(bench: Bench) -> OpenBlob | None:

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import io
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,6 @@ from proxy.workers.board import Board
 from proxy.workers.channel import Channel, connect, listening
 from proxy.workers.kept import FILES_MAX, Blob, Kept
 from proxy.workers.words import Facts, Hello, Serve, Settings
-
-
-@pytest.fixture
-async def threads() -> AsyncIterator[Threads]:
-    async with Threads(disk=1, hashing=1) as pools:
-        yield pools
 
 
 @dataclass

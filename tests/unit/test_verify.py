@@ -2,8 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import pytest
@@ -16,19 +15,13 @@ from proxy.tasks import Tasks
 from proxy.verify import Bad, Pace, Report
 from proxy.verify.room import Verify
 from proxy.verify.scrub import IDLE_S, Scrub
-from tests.support.checked import Bench, checked_store
+from tests.support.checked import Bench
 from tests.support.damage import flip_a_bit, silently
 from tests.support.waiting import settled
 
 MIB = 1 << 20
 DAY = 86_400.0
 DIGEST = Digest.of(b"x")
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with checked_store(tmp_path) as made:
-        yield made
 
 
 class Mender:

@@ -67,12 +67,6 @@ async def answering(
         await listener.close()
 
 
-@pytest.fixture
-async def threads() -> AsyncIterator[Threads]:
-    async with Threads(disk=1, hashing=1) as pools:
-        yield pools
-
-
 async def test_the_loop_waits_for_no_disk(file: FileIO, content: bytes, threads: Threads) -> None:
     """What is not in memory is a thread's to wait for: no byte leaves while that thread is held up elsewhere."""
     drop(file)

@@ -1,4 +1,4 @@
-"""A growing file, with the threads and tasks that it works by."""
+"""A growing file, and the tasks that it works by."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,12 +9,6 @@ from proxy.downloads.part import Part
 from proxy.store.threads import Threads
 from proxy.tasks import Tasks
 from tests.support.parts import DIGEST
-
-
-@pytest.fixture
-async def threads() -> AsyncIterator[Threads]:
-    async with Threads(disk=1) as pools:
-        yield pools
 
 
 @pytest.fixture
