@@ -7,8 +7,6 @@ import pytest
 from proxy.config import SecretUnavailable, parse
 from tests.support.refused import CANARY
 
-# Secrets
-
 
 def test_a_secret_is_read_at_each_use(tmp_path: Path) -> None:
     """A rotated file is seen by the next use, and its closing line break is not part of it."""
@@ -40,9 +38,6 @@ def test_a_secret_variable_that_is_not_set_is_named() -> None:
     for environ in ({}, {"HUB_TOKEN": ""}):
         with pytest.raises(SecretUnavailable, match="environment variable HUB_TOKEN"):
             credentials.secret(environ)
-
-
-# What follows from it
 
 
 def test_no_representation_holds_a_secret() -> None:

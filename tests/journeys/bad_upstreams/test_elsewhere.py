@@ -95,9 +95,6 @@ async def test_what_was_checked_is_what_is_dialled(
     assert rebinding.hosts["registry.example.com"] == ["169.254.169.254"]
 
 
-# The roads beside a client's cold GET: what else makes us ask an upstream, once something is here or on its way.
-
-
 async def test_a_name_that_resolves_to_metadata(
     proxy: Proxy, public: Registry, names: Names, bystander: Bystander, image: Image
 ) -> None:

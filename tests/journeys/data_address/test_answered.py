@@ -119,7 +119,7 @@ async def test_what_a_rule_denies_since_it_was_signed_is_denied(site: Site, regi
     assert (await site.data.ask(target)).code == "DENIED"
 
 
-# What is not
+# What is told of it, and how it ends
 
 
 async def test_it_is_all_in_the_log_and_the_metrics(site: Site, image: Image) -> None:
