@@ -23,7 +23,9 @@ log = logger("parent")
 ENGINE: Final = "engine"
 ENDED_AT_ONCE: Final = 1
 READY_WITHIN_S: Final = 60.0  # a successor; as long as it takes, its predecessor serves
-START_WITHIN_S: Final = 300.0  # whoever has none; a million blobs take an engine a second, an upgraded store minutes
+# Who has none. An engine with a million blobs takes a second (docs/benchmarks.md), one that copies its records back
+# from a slow disk longer.
+START_WITHIN_S: Final = 300.0
 
 
 class Parent:

@@ -4,11 +4,14 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 from tests.support import script
 from tests.support.cistern import CisternProcess
 from tests.support.images import Blob, Image
 from tests.support.pulling import Pulling
 from tests.support.registry import Registry
+from tests.support.served import config
 from tests.support.several import connections_of, is_alive, pid_after, pid_of
 from tests.support.waiting import seen
 from tests.support.wire import Gate
@@ -119,6 +122,28 @@ async def test_a_restart_that_the_killed_engine_took_with_it_completes_no_lie(
         ends = await asyncio.gather(*(reader.rest() for reader in readers), return_exceptions=True)
         assert all(isinstance(end, ConnectionError) for end in ends)
         assert (await get(served, path)).body == large.data
+
+
+async def test_what_is_blocked_while_no_engine_is_there_ends_all_the_same(
+    served: CisternProcess, registry: Registry, large: Blob
+) -> None:
+    """Nobody told the serving processes, which send whole files by themselves: the next engine does."""
+    path = f"/v2/hub.test/team/large/blobs/{large.digest}"
+    async with served:
+        await get(served, path)
+        running = await spread(served, path)  # too long for the sockets: none is done
+        engine = pid_of(served, "engine")
+        served.configure(
+            config(
+                registry, registry={"workers": 2, "drain": "20s"}, hydrate={"image": "none"}, block=[str(large.digest)]
+            )
+        )
+        os.kill(engine, signal.SIGKILL)
+        await pid_after(served, "engine", engine)
+        await served.logged(lambda line: line["event"] == "streams of blocked digests were cut")
+        for pulling in running:
+            with pytest.raises(ConnectionError):
+                await pulling.rest()
 
 
 async def test_hits_go_on_while_the_engine_is_away(served: CisternProcess, image: Image) -> None:
