@@ -142,17 +142,22 @@ async def test_an_engine_that_dies_before_any_byte_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "again"),
-    [(blob(), blob(101)), (blob(), blob(None)), (blob(), Small(404, (), 0, None)), (blob(), Failed("no"))],
+    ("again", "said"),
+    [
+        (blob(101), "another answer"),
+        (blob(None), "another answer"),
+        (Small(404, (), 0, None), "says Small"),
+        (Failed("no"), "says Failed"),
+    ],
     ids=["another size", "no size", "not here any more", "refused"],
 )
-async def test_another_answer_than_the_first_drops_the_body(answer: Blob, again: Message, file: Path) -> None:
+async def test_another_answer_than_the_first_drops_the_body(again: Message, said: str, file: Path) -> None:
     """The head is out: what does not fit to it can never be sent."""
-    async with asked(answer) as (desk, body, _):
+    async with asked(blob()) as (desk, body, _):
         with file.open("rb") as opened:
             await step(desk, body, 0, UpTo(40), file=opened.fileno())
         waiting = await next_engine(desk, body, 40, again)
-        with pytest.raises(CisternError):
+        with pytest.raises(CisternError, match=said):
             await waiting
 
 
