@@ -8,8 +8,8 @@ import asyncio
 import errno
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Final
 
 # One look into the page cache tells of so many bytes: as many as the kernel reads ahead where one is missing.
@@ -21,6 +21,7 @@ NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  
 CLIENT_LOST: Final = frozenset(
     {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENOTCONN}
 )
+Waiting = Callable[[], AbstractAsyncContextManager[None]]
 
 
 def told(error: OSError, sent: int) -> OSError:
@@ -42,9 +43,9 @@ class Outlet:
         self._descriptor = descriptor
         self.sent = 0
 
-    async def send(self, file: io.FileIO, offset: int, length: int) -> int:
-        """Send bytes of a file; how many: less than `length` only where the file ends. OSError: the file's or the
-        client's, who left for ConnectionError.
+    async def send(self, file: io.FileIO, offset: int, length: int, waiting: Waiting = nullcontext) -> int:
+        """Send bytes of a file; how many: less than `length` only where the file ends. What the client does not take at
+        once is waited for inside of `waiting()`. OSError: the file's or the client's, who left for ConnectionError.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[int] = loop.create_future()
@@ -77,7 +78,8 @@ class Outlet:
         self._transport.pause_reading()
         loop.add_writer(self._descriptor, push)
         try:
-            return await done
+            async with waiting():
+                return await done
         finally:
             loop.remove_writer(self._descriptor)
             if was_reading:

@@ -120,17 +120,23 @@ class Wire:
         self.exchange.sent += len(data)
 
     async def _block(self, file: io.FileIO, offset: int, length: int, socket: Outlet | None) -> int:
-        async with self._taking(socket) as transport:
-            if socket is None:
-                return await self._copy(file, offset, length)
-            return await self._sendfile(transport, file, offset, length, socket)
+        if socket is not None:
+            return await self._sendfile(file, offset, length, socket)
+        async with self._taking(None):
+            return await self._copy(file, offset, length)
 
-    @asynccontextmanager
-    async def _taking(self, socket: Outlet | None) -> AsyncIterator[asyncio.WriteTransport]:
-        """While bytes leave: the transport they go to. Raises ConnectionResetError, or BodyDropped for who stalls."""
+    @property
+    def _transport(self) -> asyncio.WriteTransport:
+        """Where the bytes go. Raises ConnectionResetError."""
         transport = self.request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client left")
+        return transport
+
+    @asynccontextmanager
+    async def _taking(self, socket: Outlet | None) -> AsyncIterator[None]:
+        """While bytes wait for their client. Raises ConnectionResetError, or BodyDropped for one that stalls."""
+        transport = self._transport
 
         def taken() -> tuple[int, ...]:
             given = self.request.writer.output_size + (0 if socket is None else socket.sent)
@@ -138,21 +144,21 @@ class Wire:
 
         try:
             async with self.patience.while_taken(taken):
-                yield transport
+                yield
         except TimeoutError:
             raise BodyDropped(f"the client took nothing for {self.patience.stall_s:.0f} s") from None
 
-    async def _sendfile(
-        self, transport: asyncio.WriteTransport, file: io.FileIO, offset: int, length: int, socket: Outlet
-    ) -> int:
+    async def _sendfile(self, file: io.FileIO, offset: int, length: int, socket: Outlet) -> int:
+        transport = self._transport
         if transport.get_write_buffer_size():
-            await self._flush(transport)
+            async with self._taking(socket):
+                await self._flush(transport)
         try:
-            return await socket.send(file, offset, length)
+            return await socket.send(file, offset, length, lambda: self._taking(socket))
         except OSError as error:
             if error.errno not in NO_SENDFILE:
                 raise
-            return await self._copy(file, offset, length)
+        return await self._block(file, offset, length, None)
 
     async def _flush(self, transport: asyncio.WriteTransport) -> None:
         """Wait until nothing is left in the transport's buffer: what is written to the socket now comes behind it."""
