@@ -111,7 +111,7 @@ class Pull:
         if held is not None:
             if self._grace.refuses(route):
                 await ask_leave(self._upstreams, route, digest, ManifestUnknown)
-            return ManifestAnswer(held.descriptor, held.body, HIT)
+            return ManifestAnswer(held.descriptor, held.body if want_body else None, HIT)
         self._missing.refuse(ManifestUnknown, route, digest)
         try:
             if not want_body:
@@ -122,7 +122,7 @@ class Pull:
         except (ManifestUnknown, UpstreamNotFound) as cause:
             self._missing.note(ManifestUnknown, route, digest)
             raise ManifestUnknown(f"{route.source.upstream} has no manifest {digest} in {route.place}") from cause
-        return ManifestAnswer(fetched.descriptor, fetched.body, told(fetched.unkept))
+        return ManifestAnswer(fetched.descriptor, fetched.body if want_body else None, told(fetched.unkept))
 
     async def _head_manifest(self, route: Route, digest: Digest) -> Descriptor | None:
         """What a HEAD upstream tells; None when it tells too little, so that a GET has to show it."""

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from multidict import CIMultiDict
@@ -96,3 +97,20 @@ class Pulling:
             await self.writer.wait_closed()
         except ConnectionError:
             return
+
+
+async def one_after_another(netloc: str, target: str, methods: Sequence[str]) -> list[bytes]:
+    """The bodies of answers 200 over one kept connection; none to HEAD, behind whose head the next status line must
+    stand. AssertionError: something else does.
+    """
+    bodies: list[bytes] = []
+    reader, writer = await asyncio.open_connection(*netloc.split(":"))
+    for method in methods:
+        writer.write(f"{method} {target} HTTP/1.1\r\nHost: {netloc}\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n"), head[:200]
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        bodies.append(b"" if method == "HEAD" else await reader.readexactly(length))
+    writer.close()
+    await writer.wait_closed()
+    return bodies

@@ -8,7 +8,7 @@ import pytest
 from proxy.serve import FILES_PER_CONNECTION
 from tests.support.cistern import CisternProcess, stored
 from tests.support.images import Blob, Image
-from tests.support.pulling import Pulling
+from tests.support.pulling import Pulling, one_after_another
 from tests.support.registry import Registry
 from tests.support.served import config
 from tests.support.several import connections_of, files_of
@@ -81,6 +81,15 @@ async def test_what_is_here_is_answered_by_both(served: CisternProcess, registry
         assert (await head.head(), head.length) == (200, SIZE)
         await head.leave()
         assert registry.requests_for(layer.digest) == 1
+
+
+@pytest.mark.parametrize("by", ["tag", "digest"])
+async def test_heads_over_one_connection_have_no_body(served: CisternProcess, image: Image, by: str) -> None:
+    """Asked of the engine, and given again by the serving process."""
+    target = f"/v2/hub.test/team/app/manifests/{'1' if by == 'tag' else image.digest}"
+    async with served:
+        bodies = await one_after_another(served.netloc, target, ["GET", *["HEAD"] * CLIENTS, "GET"])
+    assert bodies == [image.manifest.data, *[b""] * CLIENTS, image.manifest.data]
 
 
 async def test_metrics_count_each_request_once(served: CisternProcess, image: Image) -> None:
