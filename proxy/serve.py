@@ -113,6 +113,7 @@ async def drain(edge: Edge, within_s: float) -> None:
                 await door.drained()
                 await asyncio.sleep(LINGER_S)  # a request that was on its way has begun by then
                 await door.drained()
+                await listener.flushed()
     except TimeoutError:
         log.warning("drain ran out: running answers are cut", connections=edge.connections)
 

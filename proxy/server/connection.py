@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 
@@ -44,6 +44,8 @@ class Connection(web.RequestHandler):
         if server.prompt is not None:
             self._parser: Any = Lane(self._parser, self, server.prompt)
         self.is_inside = False
+        # aiohttp forgets the transport when it closes it, and that waits for a client that may never take the rest.
+        self._held: asyncio.Transport | None = None
         self._is_tls = False
         self._has_ended = False  # the client sends no more; it may still read
         self._is_hello = False  # what came first is how TLS begins
@@ -53,16 +55,22 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._is_tls = transport.get_extra_info("sslcontext") is not None
+        self._held = cast("asyncio.Transport", transport)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._held = None
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         before = self._request_count
         if not before and not self._is_tls:
             self._is_hello = data.startswith(TLS_HELLO)
+        was_idle = self._is_idle  # else it may be the rest of a body
         super().data_received(data)
         if self._request_count != before:
             self.header_since = None
-        elif self.header_since is None:
+        elif self.header_since is None and was_idle:
             self.header_since = self._server.monotonic()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp says None; asyncio reads the answer
@@ -91,7 +99,7 @@ class Connection(web.RequestHandler):
     def client(self) -> str:
         """The address it comes from, as aiohttp's requests tell it."""
         peer = self.peername
-        return str(peer[0]) if isinstance(peer, tuple) else peer or ""
+        return str(peer[0] if isinstance(peer, tuple) else peer or "")  # bytes: of an abstract Unix address
 
     @property
     def is_free(self) -> bool:
@@ -103,7 +111,7 @@ class Connection(web.RequestHandler):
             and not self._messages
             and transport is not None
             and not transport.is_closing()
-            and not transport.get_write_buffer_size()
+            and not self.unsent_bytes
         )
 
     def give(self, answer: bytes) -> None:
@@ -116,11 +124,20 @@ class Connection(web.RequestHandler):
     @property
     def waits(self) -> bool:
         """Whether it is the client's turn: no request is here, and no answer on its way."""
-        return self._is_idle and not self._unsent_bytes
+        return self._is_idle and not self.unsent_bytes
 
     @property
-    def _unsent_bytes(self) -> int:
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+    def is_open(self) -> bool:
+        """Whether the client is there, or something of its answer still is."""
+        return self._held is not None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What of its answers waits here for the client to take."""
+        if self._held is None:
+            return 0
+        # Under TLS the socket's own buffer is out of sight; while something is in it, the kernel is full.
+        return self._held.get_write_buffer_size() or (waiting(self._held)[1] if self._is_tls else 0)
 
     @property
     def waiting_since(self) -> float:
@@ -133,16 +150,16 @@ class Connection(web.RequestHandler):
             return "half closed"
         if self.waits and self.header_since is not None and now - self.header_since > HEADER_S:
             return "unfinished header"
-        if not self._unsent_bytes:
+        if not self.unsent_bytes:
             self._unsent = ((0, 0), now)
-        elif (unsent := waiting(self.transport)) != self._unsent[0]:
+        elif (unsent := waiting(self._held)) != self._unsent[0]:
             self._unsent = (unsent, now)
-        return "answer not taken" if self._unsent[0][0] and now - self._unsent[1] > TAKE_S else None
+        return "answer not taken" if self._unsent[0] != (0, 0) and now - self._unsent[1] > TAKE_S else None
 
     def drop(self) -> None:
         """End it at once; what it has not been sent is not sent."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self._held is not None:
+            self._held.abort()
 
     def handle_error(
         self,
@@ -230,13 +247,18 @@ class Server(web.Server):
         self._endings[why.replace(" ", "_")] += 1
         self._last_client = client or ""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something of an answer is still here."""
+        return any(one.unsent_bytes for one in self._ours())
+
     async def shutdown(self, timeout: float | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         await super().shutdown(timeout)
 
     def _ours(self) -> list[Connection]:
-        return [one for one in self._connections if isinstance(one, Connection) and one.transport is not None]
+        return [one for one in self._connections if isinstance(one, Connection) and one.is_open]
 
     def _end(self, one: Connection, why: str) -> None:
         if why != "half closed":  # it got all it asked for

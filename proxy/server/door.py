@@ -5,9 +5,8 @@ dropped.
 """
 
 import itertools
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -19,7 +18,7 @@ from proxy.outcome import HIT, Result
 from proxy.server import respond
 from proxy.server.connection import Connection
 from proxy.server.lane import Message
-from proxy.server.ready import date_line
+from proxy.server.ready import Prepared, Ready
 from proxy.server.send import BodyDropped
 
 log = logger("registry")
@@ -40,17 +39,30 @@ class Door(ABC):
     async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Answer one request. Raises CisternError before the headers are out, ConnectionError after."""
 
-    def at_once(self, _message: Message, _connection: Connection) -> bytes | None:
-        """A whole answer that takes no waiting, its exchange told; None if there is none."""
+    def _prepared(self, _method: str, _target: str, _headers: Mapping[str, str]) -> Prepared | None:
+        """The answer that stands ready for this request of HTTP/1.1, None if there is none. Nothing is awaited."""
         return None
 
-    def _given(self, exchange: Exchange, first: bytes, body: bytes) -> bytes:
-        """The bytes of an answer that is given at once: its head as it stood ready, the date, and its body."""
-        exchange.outcome, exchange.sent = HIT, len(body)
-        exchange.begin(200)
+    def at_once(self, message: Message, connection: Connection) -> bytes | None:
+        """A whole answer that stands ready, its exchange told; None if there is none."""
+        found = None if self.draining else self._prepared(message.method, message.path, message.headers)
+        if found is None:
+            return None
+        exchange = self._begin(connection.client, message.method)
+        _repeat(found, exchange)
         exchange.end()
         self._observe(exchange)
-        return b"".join((first, date_line(time.time()), b"\r\n", body))
+        return found.answer()
+
+    def _again(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse | None:
+        """The same for a request whose turn came on the ordinary road."""
+        if request.version < (1, 1):
+            return None
+        found = self._prepared(request.method, request.raw_path, request.headers)
+        if found is None:
+            return None
+        _repeat(found, exchange)
+        return Ready(found)
 
     def _name(self) -> str:
         return f"{self._mark}{next(self._ids):x}"
@@ -64,7 +76,9 @@ class Door(ABC):
         exchange = self._begin(request.remote or "", request.method)
         self._running += 1
         try:
-            response = await self._guarded(request, exchange)
+            response = self._again(request, exchange)
+            if response is None:
+                response = await self._guarded(request, exchange)
             if self.draining:
                 response.force_close()
         except ConnectionError as error:
@@ -105,3 +119,9 @@ class Door(ABC):
             if exchange.status:
                 raise BodyDropped("an internal error") from error
             return respond.failure(exchange, CisternError("an internal error; the log has its trace"))
+
+
+def _repeat(found: Prepared, exchange: Exchange) -> None:
+    found.tell(exchange)
+    exchange.outcome, exchange.sent = HIT, len(found.body)
+    exchange.begin(200)

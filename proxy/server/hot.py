@@ -7,6 +7,7 @@ its tag is fresh. Whatever differs in the least, a conditional request for one, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs
@@ -19,8 +20,7 @@ from proxy.pull import Pull
 from proxy.pulled import ManifestAnswer, Standing
 from proxy.rules import Route, Rules
 from proxy.server.asked import Asked
-from proxy.server.lane import Message
-from proxy.server.ready import head
+from proxy.server.ready import Prepared, head
 
 MOST_BYTES: Final = 16 << 20  # a generation's; two are kept
 HEARD_AGAIN_AFTER_S: Final = 1.0  # who notes uses and queues images need not hear of each request of a crowd
@@ -50,17 +50,17 @@ class Hot:
         self._rules: Rules | None = None
         self._answers: Lately[tuple[str, str], Answer] = Lately(MOST_BYTES, _weight)
 
-    def find(self, message: Message, rules: Rules) -> Answer | None:
+    def find(self, method: str, target: str, headers: Mapping[str, str], rules: Rules) -> Prepared | None:
         """The answer to this very request of HTTP/1.1; None if it takes the ordinary road."""
         if rules is not self._rules:  # nothing of the old ones may be kept alive here
             self._rules = rules
             self._answers.clear()
-        answer = self._answers.get((message.method, message.path))
-        if answer is None or hdrs.IF_NONE_MATCH in message.headers or not self._pull.repeats(answer.standing):
+        answer = self._answers.get((method, target))
+        if answer is None or hdrs.IF_NONE_MATCH in headers or not self._pull.repeats(answer.standing):
             return None
-        return answer
+        return Prepared(answer.head, answer.body, partial(self._tell, answer, headers))
 
-    def tell(self, answer: Answer, exchange: Exchange, message: Message) -> None:
+    def _tell(self, answer: Answer, headers: Mapping[str, str], exchange: Exchange) -> None:
         """Fill the exchange in for an answer that is given again, and let its use be heard."""
         if answer.method == "GET" and exchange.started - answer.heard_at >= HEARD_AGAIN_AFTER_S:
             answer.heard_at = exchange.started
@@ -68,7 +68,7 @@ class Hot:
         exchange.kind = Kind.MANIFEST.value
         exchange.route = answer.route
         exchange.reference = answer.reference
-        exchange.range = message.headers.get(hdrs.RANGE)
+        exchange.range = headers.get(hdrs.RANGE)
 
     def keep(self, asked: Asked, found: ManifestAnswer, headers: Mapping[str, str], exchange: Exchange) -> None:
         """Let a 200 with these headers stand ready for the next one who asks the same, if it stands at all."""
@@ -81,7 +81,7 @@ class Hot:
                 reference=exchange.reference,
                 standing=found.standing,
                 head=head(200, {**headers, "Content-Length": str(found.descriptor.size)}),
-                body=found.body or b"",
+                body=b"" if found.body is None or exchange.method == "HEAD" else found.body,
                 method=exchange.method,
                 route=asked.route,
                 digest=found.descriptor.digest,

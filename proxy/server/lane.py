@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from proxy.log import logger
+
 if TYPE_CHECKING:
     from proxy.server.connection import Connection
 
 Message = RawRequestMessage  # a request's line and headers, as aiohttp's parser gives them
 Parsed = tuple[Sequence[tuple[Message, Any]], bool, bytes]
 NOTHING: Final = ()
+log = logger("listen")
 
 
 @runtime_checkable
@@ -54,7 +57,11 @@ class Lane:
         connection = self._connection
         if message.should_close or message.version < (1, 1) or not connection.is_free:
             return False
-        answer = self._handler.at_once(message, connection)
+        try:
+            answer = self._handler.at_once(message, connection)
+        except Exception as error:  # on the ordinary road it is a 500; from here asyncio would drop the client, unsaid
+            log.exception("a ready answer failed", error=repr(error))
+            return False
         if answer is None:
             return False
         connection.give(answer)

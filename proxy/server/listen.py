@@ -24,6 +24,7 @@ from proxy.server.connection import HEADER_S, Handler, Server
 BACKLOG: Final = 4096
 KEEP_ALIVE_S: Final = 150.0  # longer than the idle pools of clients: containerd 30 s, Go 90 s, BuildKit 120 s (B25)
 HEADER_MAX: Final = 64 << 10
+LOOK_EVERY_S: Final = 0.05
 SHUTDOWN_S: Final = 0.1  # for answers that still run when `close` is called; 0 would mean "for ever" to aiohttp
 # aiohttp logs a traceback for each malformed request and each client that left; what matters is logged by the edge.
 SILENT: Final = logging.getLogger("cistern.aiohttp")
@@ -84,6 +85,11 @@ class Listener:
     async def stop_accepting(self) -> None:
         if self._site in self._runner.sites:  # a second stop is no error
             await self._site.stop()
+
+    async def flushed(self) -> None:
+        """Wait until every answer that was made has left our memory: its client takes it, or is dropped."""
+        while self._server.has_unsent:  # noqa: ASYNC110 - no transport tells when its buffer is empty
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def close(self) -> None:
         await self._runner.cleanup()

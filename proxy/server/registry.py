@@ -4,7 +4,7 @@ A blob may be left to the data address: its client is answered with a signed add
 `proxy.server.data`. HEAD and manifests never are: clients follow neither well (protocol B24).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import hdrs, web
 
@@ -19,12 +19,11 @@ from proxy.rules import Route, Rules
 from proxy.server import respond
 from proxy.server.asked import Asked, Reading
 from proxy.server.carrier import Carrier
-from proxy.server.connection import Connection
 from proxy.server.door import Door
 from proxy.server.hot import Hot
-from proxy.server.lane import Message
 from proxy.server.probes import BELOW, Probes, probe
 from proxy.server.ranges import is_hopeless
+from proxy.server.ready import Prepared
 from proxy.signing import Grant, Keys
 
 
@@ -54,13 +53,8 @@ class Registry(Door):
         self._reading = Reading()
         self._hot = Hot(pull)
 
-    def at_once(self, message: Message, connection: Connection) -> bytes | None:
-        answer = None if self.draining else self._hot.find(message, self._rules())
-        if answer is None:
-            return None
-        exchange = self._begin(connection.client, message.method)
-        self._hot.tell(answer, exchange, message)
-        return self._given(exchange, answer.head, answer.body)
+    def _prepared(self, method: str, target: str, headers: Mapping[str, str]) -> Prepared | None:
+        return self._hot.find(method, target, headers, self._rules())
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         if request.rel_url.raw_path.startswith(BELOW):

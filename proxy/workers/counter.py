@@ -77,6 +77,9 @@ class Counter:
             self._accepting.cancel()
             await asyncio.wait([self._accepting])
 
+    async def flushed(self) -> None:
+        """The clients' answers leave from other processes, which see to it."""
+
     async def close(self) -> None:
         await self.stop_accepting()
 

@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -18,10 +19,8 @@ from proxy.oci import Digest, Span
 from proxy.outcome import HIT
 from proxy.paths import Kind
 from proxy.server.blobs import Outgoing, decide, send_out
-from proxy.server.connection import Connection
 from proxy.server.door import Door
-from proxy.server.lane import Message
-from proxy.server.ready import head
+from proxy.server.ready import Prepared, head
 from proxy.server.send import BodyDropped
 from proxy.server.streams import Streams
 from proxy.store.threads import Threads
@@ -87,16 +86,17 @@ class Front(Door):
 
     # What is kept
 
-    def at_once(self, message: Message, connection: Connection) -> bytes | None:
-        if self._kept is None or self.draining or hdrs.IF_NONE_MATCH in message.headers:
+    def _prepared(self, method: str, target: str, headers: Mapping[str, str]) -> Prepared | None:
+        if self._kept is None or hdrs.IF_NONE_MATCH in headers:
             return None
-        found = self._kept.manifest(message.method, message.path)
-        if found is None:
-            return None
-        exchange = self._begin(connection.client, message.method)
-        self._note(exchange, message.headers, found.facts)
-        found.heard_at = self._hear(message.path, found.facts, exchange, found.heard_at)
-        return self._given(exchange, found.head, found.body)
+        found = self._kept.manifest(method, target)
+        return (
+            None if found is None else Prepared(found.head, found.body, partial(self._repeat, found, target, headers))
+        )
+
+    def _repeat(self, found: Manifest, target: str, headers: Mapping[str, str], exchange: Exchange) -> None:
+        self._note(exchange, headers, found.facts)
+        found.heard_at = self._hear(target, found.facts, exchange, found.heard_at)
 
     def _note(self, exchange: Exchange, headers: Mapping[str, str], facts: Facts) -> None:
         if isinstance(exchange, Served):
@@ -181,9 +181,8 @@ class Front(Door):
         headers = dict(told.headers)
         exchange.begin(told.status)
         if self._kept is not None and told.facts is not None and len(request.raw_path) <= TARGET_MAX:
-            entry = Manifest(
-                facts=told.facts, head=head(told.status, headers), body=bytes(body), heard_at=exchange.started
-            )
+            sent = b"" if request.method == "HEAD" else bytes(body)
+            entry = Manifest(facts=told.facts, head=head(told.status, headers), body=sent, heard_at=exchange.started)
             self._kept.keep_manifest(request.method, request.raw_path, entry)
         if request.method == "HEAD" or told.status == 304:
             return web.Response(status=told.status, headers=headers)

@@ -6,7 +6,7 @@ told and its file handed over; the serving process then asks how far it may send
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from proxy.pulled import BlobAnswer, ManifestAnswer, Standing
 from proxy.server.asked import Asked
 from proxy.server.blobs import Outgoing, send_blob
 from proxy.server.carrier import Carrier
+from proxy.server.ready import Prepared
 from proxy.server.registry import Registry
 from proxy.server.send import Body, BodyDropped
 from proxy.store.base import OpenBlob
@@ -38,6 +39,9 @@ GONE: Final = "the engine is gone, and what it gave is not what is verified now"
 
 class AskedRegistry(Registry):
     """The registry's handler for questions: it keeps no answer, and tells which of them may be kept."""
+
+    def _prepared(self, _method: str, _target: str, _headers: Mapping[str, str]) -> Prepared | None:
+        return None
 
     def heard(self, target: str, digest: Digest) -> BlobAsked | ManifestFetched | None:
         """What it means that a serving process gave content again without a question; None if that cannot be told."""

@@ -21,6 +21,7 @@ from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
 from tests.support.kept import Kept, kept
 from tests.support.proxy import UPSTREAM, AlwaysReady, Proxy, config_text, proxied
+from tests.support.pulling import one_after_another
 from tests.support.registry import Registry
 
 APP = "team/app"
@@ -243,3 +244,13 @@ async def test_a_ready_answer_of_a_draining_server_is_the_last_one(doorway: Door
             assert await doorway.ask(inside) == (200, None, image.manifest.data)
         await doorway.handler.drained()
         assert await doorway.ask(inside) == (200, "close", image.manifest.data)
+
+
+@pytest.mark.parametrize("by", ["tag", "digest"])
+async def test_a_ready_answer_to_head_has_no_body(proxy: Proxy, image: Image, by: str) -> None:
+    """Nothing stands between its head and the next answer's status line: it would be read as that."""
+    target = f"/v2/{UPSTREAM}/{APP}/manifests/{'1' if by == 'tag' else image.digest}"
+    methods = ["GET", *["HEAD"] * OFTEN, "GET"]
+    bodies = await one_after_another(proxy.netloc, target, methods)
+    assert bodies == [image.manifest.data, *[b""] * OFTEN, image.manifest.data]
+    assert [exchange.sent for exchange in proxy.exchanges] == [len(body) for body in bodies]

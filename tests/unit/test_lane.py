@@ -1,39 +1,48 @@
 """Answers that stand ready leave at once, and never out of turn: what is not plain takes the ordinary road."""
 
 import asyncio
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
-from proxy.server.connection import HEADER_S, Connection, Server
+from proxy.server.certificate import context_of
+from proxy.server.connection import HEADER_S, TAKE_S, Connection, Server
 from proxy.server.lane import Message
 from tests.support.clock import Clock
+from tests.support.tls import Authority
 from tests.support.waiting import turns, until
 from tests.support.wire import Gate
 
 BIG = 32 << 20  # more than any socket buffer holds
 HOT = b"GET /hot HTTP/1.1\r\nHost: x\r\n\r\n"
-BIG_HOT = HOT.replace(b"/hot", b"/big")
-COLD = HOT.replace(b"/hot", b"/cold")
-HELD = HOT.replace(b"/hot", b"/held")
+BIG_HOT, COLD, HELD = (HOT.replace(b"/hot", path) for path in (b"/big", b"/cold", b"/held"))
 AT_ONCE, ORDINARY = b"at once", b"ordinary"
+BODIES = {"/hot": AT_ONCE, "/big": bytes(BIG)}
 
 
 @dataclass
 class Handler:
-    """Answers `/hot` and `/big` at once while it `is_ready`, and everything on the ordinary road: `/held` when let."""
+    """Answers what is in BODIES at once while it `is_ready`, and everything on the ordinary road: `/held` when let."""
 
     gate: Gate = field(default_factory=Gate)
     is_ready: bool = True
+    error: Exception | None = None
     seen: list[tuple[str, str]] = field(default_factory=list)
 
     def at_once(self, message: Message, connection: Connection) -> bytes | None:
-        if not self.is_ready or message.path not in ("/hot", "/big"):
+        if not self.is_ready or message.path not in BODIES:
             return None
+        if self.error is not None:
+            raise self.error
         self.seen.append((message.method, connection.client))
-        body = AT_ONCE if message.path == "/hot" else bytes(BIG)
+        body = BODIES[message.path]
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -50,8 +59,12 @@ class House:
     clock: Clock
     port: int
 
-    async def connect(self) -> "Client":
-        return Client(self, *await asyncio.open_connection("127.0.0.1", self.port))
+    async def connect(self, tls: ssl.SSLContext | None = None) -> "Client":
+        return Client(self, *await asyncio.open_connection("localhost", self.port, ssl=tls, family=socket.AF_INET))
+
+    def keep_alive_runs_out(self) -> None:
+        self.connection._next_keepalive_close_time = 0.0
+        self.connection._process_keepalive()
 
     @property
     def connection(self) -> Connection:
@@ -207,7 +220,81 @@ async def test_an_answer_counts_as_one_for_idle_time(house: House, client: Clien
 async def test_a_keep_alive_that_ran_out_ends_the_connection(house: House, client: Client) -> None:
     """As after an ordinary answer."""
     await client.ask(HOT)
-    connection = house.connection
-    connection._next_keepalive_close_time = 0.0
-    connection._process_keepalive()
+    house.keep_alive_runs_out()
     assert await client.rest() == b""
+
+
+async def test_a_client_that_takes_nothing_is_dropped_whatever_ended_first(house: House, client: Client) -> None:
+    """Its keep-alive runs out before it counts as one that takes nothing: aiohttp closes, and that waits for ever."""
+    client.writer.write(BIG_HOT)
+    await until(lambda: house.handler.seen)
+    house.keep_alive_runs_out()
+    assert house.connection.transport is None
+    for later in (0.0, TAKE_S, 1.0):
+        house.clock.advance(later)
+        assert house.server.has_unsent
+        house.server.tidy()
+    await until(lambda: not house.server.connections)
+
+
+async def test_a_slow_client_has_its_answer_after_its_keep_alive(house: House, client: Client) -> None:
+    """What was given is sent to its end, and then the connection goes."""
+    client.writer.write(BIG_HOT)
+    await until(lambda: house.handler.seen)
+    house.keep_alive_runs_out()
+    assert len(await client.answer()) == BIG
+    assert await client.rest() == b""
+
+
+async def test_an_error_behind_a_ready_answer_is_told_and_costs_nothing(house: House, client: Client) -> None:
+    """The ordinary road answers; the log has the trace."""
+    house.handler.error = ValueError("an answer that cannot be told")
+    with capture_logs() as said:
+        assert await client.ask(HOT) == ORDINARY
+    assert [(line["event"], line["log_level"]) for line in said] == [("a ready answer failed", "error")]
+
+
+async def test_a_client_at_a_name_without_a_file_is_told_as_text(house: House, short_tmp: Path) -> None:
+    """An abstract Unix address comes as bytes, which no log line can hold."""
+    bound = await asyncio.get_running_loop().create_unix_server(house.server, short_tmp / "socket")
+    caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    caller.setblocking(False)
+    caller.bind(f"\0cistern-{uuid4()}")
+    await asyncio.get_running_loop().sock_connect(caller, str(short_tmp / "socket"))
+    client = Client(house, *await asyncio.open_unix_connection(sock=caller))
+    assert await client.ask(HOT) == AT_ONCE
+    assert "cistern-" in house.handler.seen[0][1]
+    await client.close()
+    bound.close()
+
+
+async def test_over_tls_one_answer_is_held_too(house: House, tmp_path: Path) -> None:
+    """What the layer of TLS has handed down, and the socket does not take, counts as not taken."""
+    authority = Authority(tmp_path)
+    bound = await asyncio.get_running_loop().create_server(
+        house.server, "127.0.0.1", 0, ssl=context_of(*authority.files(tmp_path, "localhost"))
+    )
+    house.port = bound.sockets[0].getsockname()[1]
+    client = await house.connect(authority.client())
+    assert await client.ask(COLD) == ORDINARY
+    client.writer.write(BIG_HOT)
+    await until(lambda: house.handler.seen)
+    client.writer.write(BIG_HOT)
+    await until(lambda: house.connection._request_count == 3)
+    assert len(house.handler.seen) == 1
+    assert len(await client.answer()) == BIG
+    assert await client.answer() == ORDINARY
+    await client.close()
+    bound.close()
+
+
+async def test_a_body_that_comes_late_is_no_unfinished_header(house: House, client: Client) -> None:
+    """The rest of a request counts for its own answer, and not for the next header."""
+    client.writer.write(HELD.replace(b"\r\n\r\n", b"\r\nContent-Length: 4\r\n\r\n"))
+    await house.handler.gate.reached()
+    client.writer.write(b"body")
+    house.handler.gate.open()
+    assert await client.answer() == ORDINARY
+    house.clock.advance(HEADER_S + 1)
+    house.server.tidy()
+    assert await client.ask(HOT) == AT_ONCE
