@@ -71,6 +71,7 @@ async def serve(
         settle()
         edge.health.phase = Phase.SERVING
         signals.on_draining(lambda: begin_drain(rooms, edge))
+        signals.serves = True
         announce(edge.ready_line)
         log.info("ready", version=__version__, pid=os.getpid(), registry=edge.clients.url, admin=edge.admin.url)
         await signals.stop.wait()
@@ -119,10 +120,13 @@ async def drain(edge: Edge, within_s: float) -> None:
 
 
 class Signals:
-    """SIGTERM and SIGINT set `stop`, and a second one ends the process; SIGHUP sets `reload`."""
+    """SIGTERM and SIGINT set `stop`, and a second one ends the process, as the first does before anybody `serves`: a
+    start may wait for a mount that hangs. SIGHUP sets `reload`.
+    """
 
     def __init__(self, life: int | None) -> None:
         self.stop, self.reload = asyncio.Event(), asyncio.Event()
+        self.serves = False
         loop, self._life = asyncio.get_running_loop(), life
         if life is not None:
             loop.add_reader(life, orphaned)
@@ -141,6 +145,10 @@ class Signals:
             log.warning("ended at once by a second signal", signal=number.name)
             last_words()
             os._exit(ENDED_AT_ONCE)
+        if not self.serves:
+            log.info("stopped before it was ready", signal=number.name)
+            last_words()
+            os._exit(0)  # nobody was served, and what is on the disk is whole at any instruction
         log.info("stopping", signal=number.name)
         self.stop.set()
 

@@ -10,6 +10,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,7 +87,12 @@ class Endpoints:
         """Read the authorities, and the secrets as far as they give an answer soon: what is held is served without
         them. In threads: whatever mount they lie on, signals are heard. Nothing is asked before. Raises ConfigInvalid.
         """
-        self._contexts = await asyncio.to_thread(contexts.read, self.config.upstreams)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="authorities")
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(thread, contexts.read, self.config.upstreams)
+            self._contexts = await reading
+        finally:
+            thread.shutdown(wait=False)
         self._endpoints = self._opened(self.config, self._contexts)
         await self._credentials.begin()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.support import images
-from tests.support.cistern import CisternProcess, stored
+from tests.support.cistern import CISTERN, ROOT, CisternProcess, stored
 from tests.support.images import Blob
+from tests.support.process import environment
 from tests.support.pulling import Pulling
 from tests.support.registry import Registry
 from tests.support.served import SIZE, asked, config, draining, streaming
@@ -137,3 +139,23 @@ async def test_after_a_kill_the_old_socket_is_replaced(served: CisternProcess) -
         assert served.control.exists()
         await served.start()
         (await served.command("status")).check()
+
+
+async def test_a_start_that_hangs_is_stopped_by_one_signal(short_tmp: Path) -> None:
+    """An authority on a mount that gives no answer: there is nothing to drain, and nothing to wait for."""
+    fifo, chosen = short_tmp / "ca.pem", short_tmp / "cistern.yaml"
+    os.mkfifo(fifo)
+    hub = {"endpoints": [{"url": "https://127.0.0.1:1"}], "tls": {"ca": str(fifo)}}
+    chosen.write_text(json.dumps({"upstreams": {"hub.test": hub}}))
+    process = await asyncio.create_subprocess_exec(
+        *CISTERN, "serve", "--config", chosen, "--listen", "127.0.0.1:0", "--cache-dir", short_tmp / "cache",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment({"PYTHONPATH": str(ROOT)}),
+    )  # fmt: skip
+    held = await asyncio.to_thread(os.open, fifo, os.O_WRONLY)  # comes back once the server reads there
+    process.terminate()
+    shown, logged = await asyncio.wait_for(process.communicate(), 20)
+    os.close(held)
+    assert (process.returncode, shown) == (0, b"")
+    assert json.loads(logged.splitlines()[-1])["event"] == "stopped before it was ready"
