@@ -245,6 +245,7 @@ async def joined(proxy: Proxy, aim: Aim, clients: Sequence[asyncio.Future[bytes 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)  # a minute on a quiet machine
 async def test_each_await_of_a_hydration_is_cancelled_once(cache_dir: Path, registry: Registry, clock: Clock) -> None:
     """The job stays in the queue until its image is whole, whichever of its awaits ends."""
     async with running(config_text(cache_dir, registry), clock) as proxy:
