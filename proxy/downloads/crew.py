@@ -39,19 +39,34 @@ class Crew:
         self._turns = turns
         self._lessons = lessons
         self._pace = Pace(most, lessons.recall(transfer.upstream, ground.monotonic()))
-        self._can_help = most > 1
+        self._can_help = most > 1 and not self.gets_whole
         self._helpers: set[asyncio.Task[None]] = set()
         self._bringing = 0  # helpers whose bytes flow
         self._bell = Bell()
         self._started: tuple[float, int] | None = None  # when the first bytes came, and how many were here then
         self.has_helped = False
+        self._is_awaited = False  # by the transfer's own hand, which has nothing else to bring
+
+    @property
+    def gets_whole(self) -> bool:
+        """Whether the upstream was lately seen to begin at zero, whatever range it is asked for."""
+        return self._lessons.gives_whole(self._transfer.upstream, self._ground.monotonic())
+
+    def learn_whole(self) -> None:
+        """It does now: this transfer's answers cannot be put together, and the next one's are not asked for."""
+        self._lessons.learn_whole(self._transfer.upstream, self._ground.monotonic())
+        self.settle()
 
     def __bool__(self) -> bool:
         return bool(self._helpers)
 
     async def changed(self) -> None:
-        """Wait until a helper ends."""
-        await self._bell.wait()
+        """Wait until a helper ends; one that waits for its turn meanwhile has it as a client has."""
+        self._is_awaited = True
+        try:
+            await self._bell.wait()
+        finally:
+            self._is_awaited = False
 
     def look(self) -> None:
         """Bytes came, or a reader waits: see whether another hand is due. Plain and cheap: called for every batch."""
@@ -147,8 +162,11 @@ class Crew:
             offset=claim.at,
             stop=claim.stop,
             priority=Priority.BACKGROUND,
+            is_urgent=lambda: self._is_urgent(claim),
         )
         async with asking as body:
+            if body.start < claim.at:
+                self.learn_whole()
             if body.start != claim.at or body.size not in (None, transfer.size) or claim.stop is None:
                 raise UpstreamLied(transfer.upstream, "it was asked for a piece and answers another")
             transfer.givers.add(transfer.upstream)
@@ -167,6 +185,13 @@ class Crew:
                 )
             finally:
                 self._bringing -= 1
+
+    def _is_urgent(self, claim: Claim) -> bool:
+        """Whether somebody waits for these very bytes: a reader, or the transfer itself, all else being here."""
+        waiting = (reader.waits_at for reader in self._transfer.readers)
+        return self._is_awaited or any(
+            at is not None and claim.start <= at and (claim.stop is None or at < claim.stop) for at in waiting
+        )
 
     def _must_leave(self) -> bool:
         return self._turns.must_yield(self._transfer)

@@ -202,6 +202,7 @@ class Fill:
         await self._turns.turn(self._transfer)
         transfer, origin = self._transfer, self._transfer.origins[0]
         async with AsyncExitStack() as stack:
+            asked_until = None if claim.open_ended else claim.stop
             body = await self._ask(stack, origin.source, claim)
             size = self._agreed_size(body, origin.size_hint, claim)
             self._pieces.size = size
@@ -209,7 +210,9 @@ class Fill:
             if not transfer.opened:
                 transfer.open(size)
             transfer.givers.add(transfer.upstream)
-            answer, goes_on = Answer(body, claim.at), True
+            answer, goes_on = Answer(body, claim.at, gives_whole=self._crew.gets_whole), True
+            if answer.at < claim.at:
+                self._crew.learn_whole()
             while goes_on:
                 await receive(
                     answer,
@@ -221,12 +224,21 @@ class Fill:
                     must_leave=lambda: self._turns.must_yield(transfer),
                     grown=self._grown,
                 )
-                # One that knows no ranges brings the bytes behind the claim as well: it is not asked for them again.
-                goes_on = not (answer.has_ended or claim.is_cut) and self._pieces.follow(claim, answer.at)
+                goes_on = not answer.has_ended and self._follow(claim, answer, asked_until)
         if claim.stop is not None and claim.at < claim.stop:
             missing = claim.stop - claim.at
             raise UpstreamUnavailable(transfer.upstream, f"the body ended {missing} bytes short of {claim.stop}")
         return claim.stop is None
+
+    def _follow(self, claim: Claim, answer: Answer, asked_until: int | None) -> bool:
+        """Whether an answer that stands at the claim's end goes on in it.
+
+        One that knows no ranges brings the bytes behind it as well: it is not asked for them again. Of another one only
+        the next byte is worth it, where what was cut off the claim came back.
+        """
+        if not answer.knows_ranges:
+            return self._pieces.follow(claim, answer.at)
+        return self._pieces.follow(claim, answer.at, until=asked_until, only_next=True)
 
     async def _ask(self, stack: AsyncExitStack, source: Source, claim: Claim) -> BlobBody:
         """The body from the claim on. A Range answer that lies (another start, 416) is asked again from zero."""

@@ -67,12 +67,13 @@ class Pace:
 
 
 class Lessons:
-    """What was found lately, by upstream: how many connections help there."""
+    """What was found lately, by upstream: how many connections help there, and whether it knows no ranges."""
 
     KEPT_S: Final = 300.0
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, float]] = {}  # at most one for each configured upstream
+        self._whole: dict[str, float] = {}  # until when; likewise
 
     def recall(self, upstream: str, now: float) -> int | None:
         hands, until = self._found.get(upstream, (0, 0.0))
@@ -80,3 +81,10 @@ class Lessons:
 
     def learn(self, upstream: str, hands: int, now: float, kept_s: float = KEPT_S) -> None:
         self._found[upstream] = (hands, now + kept_s)
+
+    def gives_whole(self, upstream: str, now: float) -> bool:
+        """Whether its answers begin at zero: who hangs up there pays for all of it again."""
+        return now < self._whole.get(upstream, 0.0)
+
+    def learn_whole(self, upstream: str, now: float) -> None:
+        self._whole[upstream] = now + self.KEPT_S

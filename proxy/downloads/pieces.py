@@ -86,9 +86,9 @@ class Pieces:
             return self._enter(Claim(span.start, stop, open_ended=stop == self.size))
         return None
 
-    def follow(self, claim: Claim, offset: int) -> bool:
-        """For a hand that is done with its claim and whose answer goes on at `offset`: let it have the next free bytes
-        from there on in the same claim; False if there are none.
+    def follow(self, claim: Claim, offset: int, *, until: int | None = None, only_next: bool = False) -> bool:
+        """For a hand that is done with its claim and whose answer goes on at `offset`, to `until` at most: let it have
+        the next free bytes from there on in the same claim, or those at `offset` only; False if there are none.
         """
         if self.size is None:
             here = self._here()
@@ -99,8 +99,12 @@ class Pieces:
             if span is None:
                 return False
             start, stop = max(offset, span.start), span.stop
+        if until is not None:
+            stop = until if stop is None else min(stop, until)
+        if (only_next and start != offset) or (stop is not None and stop <= start):
+            return False
         claim.start = claim.at = start
-        claim.stop = stop
+        claim.stop, claim.is_cut = stop, False
         return True
 
     def next_piece(self) -> Claim | None:

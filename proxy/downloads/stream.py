@@ -16,12 +16,13 @@ class GaveWay(Exception):
 
 class Answer:
     """A body whose next bytes stand at `at`. `knows_ranges`: it begins and ends where it was asked to, so its rest can
-    be asked for again; else to hang up would mean to begin from zero.
+    be asked for again; else to hang up would mean to begin from zero. `gives_whole`: the upstream did so lately, which
+    an answer from zero on does not show.
     """
 
-    def __init__(self, body: BlobBody, asked_from: int) -> None:
+    def __init__(self, body: BlobBody, asked_from: int, *, gives_whole: bool = False) -> None:
         self.at = body.start
-        self.knows_ranges = body.start == asked_from
+        self.knows_ranges = body.start == asked_from and (asked_from > 0 or not gives_whole)
         self.has_ended = False
         self._chunks = body.chunks
         self._back: Buffer | None = None
