@@ -114,6 +114,7 @@ async def drain(edge: Edge, within_s: float) -> None:
                 await door.drained()
                 await asyncio.sleep(LINGER_S)  # a request that was on its way has begun by then
                 await door.drained()
+            for listener in edge.listeners:  # not before both stopped: who takes nothing keeps no other address open
                 await listener.flushed()
     except TimeoutError:
         log.warning("drain ran out: running answers are cut", connections=edge.connections)

@@ -239,6 +239,7 @@ class Serving:
                     await front.drained()
                     await asyncio.sleep(LINGER_S)  # a request that was on its way has begun by then
                     await front.drained()
+                for listener in self._listeners:  # not before both stopped
                     await listener.flushed()
         except TimeoutError:
             log.warning("drain ran out: running answers are cut")

@@ -13,6 +13,7 @@ from tests.support.images import Image
 from tests.support.redirecting import APP, HUB, Site, text
 from tests.support.registry import Registry
 from tests.support.waiting import until
+from tests.support.wire import Gate
 
 # What is answered there
 
@@ -156,3 +157,19 @@ async def test_a_drain_lets_who_was_sent_there_finish(site: Site, registry: Regi
     for address in (site.front, site.data):
         with pytest.raises(ConnectionRefusedError):
             await address.ask("/-/live")
+
+
+async def test_who_takes_nothing_at_one_address_keeps_no_other_open(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that waits for its client is waited for once nobody is let in any more, at either address."""
+    gate = Gate()
+    monkeypatch.setattr(site.server.edge.clients, "flushed", gate.stand)
+    draining = asyncio.ensure_future(drain(site.server.edge, 30.0))
+    await gate.reached()
+    assert all(door.draining for door in site.server.edge.doors)
+    for address in (site.front, site.data):
+        with pytest.raises(ConnectionRefusedError):
+            await address.ask("/-/live")
+    gate.open()
+    await draining
