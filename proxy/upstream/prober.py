@@ -6,7 +6,7 @@ No client waits for a probe, and none is one. Nothing runs while the circuit is 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from proxy.errors import UpstreamFault
+from proxy.errors import Failure, UpstreamFault
 from proxy.failures import policy_of
 from proxy.log import logger
 from proxy.tasks import Tasks
@@ -66,6 +66,9 @@ class Prober:
         try:
             status = await self._ping()
         except UpstreamFault as error:
+            if error.failure is Failure.DESCRIPTORS:  # nobody was asked: that says nothing, and it is asked again
+                await self._sleep(error.retry_after_s or 1.0)
+                return
             # What is no outage (a lie, say) shows that somebody answers: clients learn the rest.
             if policy_of(error).counts:
                 call.failed()

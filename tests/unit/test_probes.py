@@ -169,3 +169,24 @@ async def test_a_probe_that_fails_by_our_own_fault_is_not_the_last(clock: Clock)
             assert breaker.state == "open"
             clock.advance(wait_s)
         await until(lambda: not breaker.is_open)
+
+
+async def test_a_probe_that_found_no_descriptor_says_nothing(clock: Clock) -> None:
+    """Nobody was asked: the endpoint is left alone as before, and asked in a moment."""
+    settings = config("http://127.0.0.1:1", breaker={"failures": 1, "reset_after": "10s"}).upstreams[NAME].breaker
+    breaker = Breaker(settings, monotonic=clock, rng=lambda: 0.0)
+    breaker.enter().failed()
+    outcomes = iter([UpstreamUnavailable(NAME, "no descriptor", 1.0, failure=Failure.DESCRIPTORS), None])
+
+    async def ping() -> int:
+        if (error := next(outcomes)) is not None:
+            raise error
+        return 401
+
+    async with Tasks() as tasks:
+        Prober("it", breaker, ping, tasks, clock.sleep).wake()
+        for wait_s in (10, 1):
+            await rested(clock)
+            assert breaker.is_open
+            clock.advance(wait_s)
+        await until(lambda: not breaker.is_open)
