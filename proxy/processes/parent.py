@@ -25,7 +25,7 @@ ENDED_AT_ONCE: Final = 1
 READY_WITHIN_S: Final = 60.0  # a successor; as long as it takes, its predecessor serves
 # Who has none. An engine with a million blobs takes a second (docs/benchmarks.md), one that copies its records back
 # from a slow disk longer.
-START_WITHIN_S: Final = 300.0
+START_WITHIN_S: Final = 600.0
 
 
 class Parent:
