@@ -25,7 +25,7 @@ class Result(enum.Enum):
 class Outcome:
     """`age_s` and `stale_because` belong to stale answers; `checked_status` to a tag checked upstream just now;
     `not_kept` is the reason why a body will not be stored; `fresh_for_s` is what is left, negative past it;
-    `upstream_status` is what the upstream answered, if it was asked.
+    `upstream_status` is what the upstream answered, if it was asked; nothing is stored of what `has_body` denies.
     """
 
     result: Result
@@ -35,11 +35,13 @@ class Outcome:
     stale_because: str | None = None
     not_kept: str | None = None
     upstream_status: int | None = None
+    has_body: bool = True
 
 
 WARNING_MAX: Final = 1000  # characters; clients take 4096 bytes with what stands around them (E10)
 HIT = Outcome(result=Result.HIT)
 MISS = Outcome(result=Result.MISS, upstream_status=200)
+HEAD_MISS = Outcome(result=Result.MISS, upstream_status=200, has_body=False)  # only its head was asked for
 COLLAPSED = Outcome(result=Result.COLLAPSED, upstream_status=200)
 REDIRECTED = Outcome(result=Result.REDIRECTED)  # somebody else sends the bytes
 
@@ -83,7 +85,7 @@ def _facts(outcome: Outcome) -> list[str]:
         case Result.UNKEPT:
             return ["fwd=miss", f"detail={_item(outcome.not_kept or 'unknown')}"]
         case _:
-            return ["fwd=miss", "stored"]
+            return ["fwd=miss", "stored"] if outcome.has_body else ["fwd=miss"]
 
 
 def _ttl(outcome: Outcome) -> str:

@@ -26,7 +26,7 @@ from proxy.log import logger
 from proxy.manifests import Manifests
 from proxy.missing import Missing
 from proxy.oci import Descriptor, Digest
-from proxy.outcome import COLLAPSED, HIT, MISS, told
+from proxy.outcome import COLLAPSED, HEAD_MISS, HIT, MISS, told
 from proxy.pulled import BlobAnswer, ManifestAnswer, Standing
 from proxy.rules import Place, Route, Source
 from proxy.store.base import Link, OpenBlob
@@ -99,7 +99,9 @@ class Pull:
     async def _manifest_of(self, route: Route, resolved: Resolved, want_body: bool) -> ManifestAnswer:
         self._refuse_blocked(resolved.descriptor.digest)
         if not want_body:
-            return ManifestAnswer(resolved.descriptor, None, resolved.outcome)
+            return ManifestAnswer(
+                resolved.descriptor, None, HEAD_MISS if resolved.outcome == MISS else resolved.outcome
+            )
         found = await self._manifest_by_digest(route, resolved.descriptor.digest, True)
         # A body fetched just now for a tag that was fresh: the tag was a hit, the manifest was not.
         outcome = found.outcome if resolved.outcome == HIT else resolved.outcome
@@ -117,7 +119,7 @@ class Pull:
             if not want_body:
                 head = self._heads.fly((route.source, digest), lambda: self._head_manifest(route, digest))
                 if (descriptor := await head) is not None:
-                    return ManifestAnswer(descriptor, None, MISS)
+                    return ManifestAnswer(descriptor, None, HEAD_MISS)
             fetched = await self._manifests.fetch(route.source, digest)
         except (ManifestUnknown, UpstreamNotFound) as cause:
             self._missing.note(ManifestUnknown, route, digest)
@@ -158,7 +160,7 @@ class Pull:
             if answer is not None:
                 return answer
         if not want_body:
-            return BlobAnswer(MISS, size=await self._size(route, digest))
+            return BlobAnswer(HEAD_MISS, size=await self._size(route, digest))
         self._missing.refuse(BlobUnknown, route, digest)
         self._refuse_cold(digest, alone)
         if recalled is not None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.outcome import COLLAPSED, HIT, MISS, Outcome, Result, cache_status, stale_headers, unkept
+from proxy.outcome import COLLAPSED, HEAD_MISS, HIT, MISS, Outcome, Result, cache_status, stale_headers, unkept
 
 STALE = Outcome(
     result=Result.STALE, fresh_for_s=-30.4, age_s=90.4, stale_because="upstream unreachable since 2026-11-24T00:00:00Z"
@@ -18,6 +18,7 @@ STALE = Outcome(
     [
         pytest.param(HIT, "cache-1; hit", id="hit"),
         pytest.param(MISS, "cache-1; fwd=miss; stored", id="miss"),
+        pytest.param(HEAD_MISS, "cache-1; fwd=miss", id="only its head"),
         pytest.param(COLLAPSED, "cache-1; fwd=miss; collapsed; stored", id="joined"),
         pytest.param(STALE, "cache-1; hit; ttl=-30", id="stale"),
         pytest.param(Outcome(result=Result.HIT, fresh_for_s=12.0), "cache-1; hit", id="hit with time left"),

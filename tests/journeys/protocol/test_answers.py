@@ -176,3 +176,13 @@ async def test_every_line_tells_what_the_upstream_answered(
     await registry.stop()
     clock.advance(3600)
     assert await told(f"{APP}/manifests/1") is None
+
+
+@pytest.mark.parametrize("kind", ["manifest", "blob", "tag"])
+async def test_a_head_that_stores_nothing_says_so(proxy: Proxy, image: Image, kind: str) -> None:
+    """However often it is asked while nothing is here; what the GET says is another thing."""
+    digest = image.layers[0].digest if kind == "blob" else image.digest
+    path = f"{APP}/blobs/{digest}" if kind == "blob" else f"{APP}/manifests/{'1' if kind == 'tag' else digest}"
+    first = await proxy.ask(path, method="HEAD")
+    assert first.headers["Cache-Status"].endswith("; fwd=miss")
+    assert (await proxy.ask(path)).headers["Cache-Status"].endswith("; stored")
