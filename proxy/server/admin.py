@@ -5,6 +5,7 @@ a bearer token; without either the answer is 403. Every error is JSON in the reg
 `code`, which is a bounded word, and a `message` for people.
 """
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -22,6 +23,7 @@ JSON: Final = "application/json"
 QUERY_MAX: Final = 4096
 PARAMETERS_MAX: Final = 64
 BODY_MAX: Final = 64 << 10
+BODY_S: Final = 10.0  # as long as a header has
 READ: Final = ("GET", "HEAD")
 TOLD_MAX: Final = 300  # bytes of a body that the log repeats
 Query = Mapping[str, str]
@@ -133,10 +135,14 @@ class Admin:
 
 async def _body(request: web.BaseRequest) -> bytes:
     body = bytearray()
-    async for piece in request.content.iter_any():
-        body += piece
-        if len(body) > BODY_MAX:
-            raise NameInvalid(f"the body has more than {BODY_MAX} bytes")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.content.iter_any():
+                body += piece
+                if len(body) > BODY_MAX:
+                    raise NameInvalid(f"the body has more than {BODY_MAX} bytes")
+    except TimeoutError as cause:
+        raise NameInvalid(f"the body was not complete within {BODY_S:g} s") from cause
     return bytes(body)
 
 

@@ -1,5 +1,6 @@
 """The right to change: with the token, or over the control socket, which is its owner's alone."""
 
+import asyncio
 import json
 import os
 import stat
@@ -136,3 +137,14 @@ async def test_no_secret_is_told(cache_dir: Path, registry: Registry, canaries: 
     assert '"team"' in told[0]
     assert len(lines) > 3
     canaries.assert_absent(*told, repr(lines))
+
+
+async def test_a_body_that_never_ends_is_refused(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for as long as for a header."""
+    monkeypatch.setattr("proxy.server.admin.BODY_S", 0.05)
+    reader, writer = await asyncio.open_unix_connection(server.edge.control.url.removeprefix("unix:"))
+    writer.write(b"POST /api/v1/evict HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n{")
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    writer.close()
