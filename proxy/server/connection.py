@@ -41,8 +41,7 @@ class Connection(web.RequestHandler):
     def __init__(self, server: "Server", **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._server = server
-        if server.prompt is not None:
-            self._parser: Any = Lane(self._parser, self, server.prompt)
+        self._parser: Any = Lane(self._parser, self, server.prompt)
         self.is_inside = False
         # aiohttp forgets the transport when it closes it, and that waits for a client that may never take the rest.
         self._held: asyncio.Transport | None = None

@@ -32,9 +32,13 @@ class Prompt(Protocol):
 
 
 class Lane:
-    """aiohttp's parser as its connection sees it, less the requests that `handler` answers at once."""
+    """aiohttp's parser as its connection sees it, less the requests that `handler` answers at once, if there is one.
 
-    def __init__(self, parser: HttpRequestParser, connection: "Connection", handler: Prompt) -> None:
+    A request that offers an upgrade is the last one of its connection, since the parser may have dropped what stood
+    behind it: a body that comes later would be read as the next request.
+    """
+
+    def __init__(self, parser: HttpRequestParser, connection: "Connection", handler: Prompt | None) -> None:
         self._parser = parser
         self._connection = connection
         self._handler = handler
@@ -46,6 +50,9 @@ class Lane:
     def feed_data(self, data: bytes) -> Parsed:
         """What aiohttp is still to answer. Raises HttpProcessingError: it is no HTTP."""
         messages, upgraded, tail = self._parser.feed_data(data)
+        if messages and messages[-1][0].upgrade:
+            *before, (message, payload) = messages
+            return [*before, (message._replace(should_close=True), payload)], upgraded, tail
         if len(messages) == 1 and not upgraded:
             [(message, payload)] = messages
             if payload is EMPTY_PAYLOAD and self._goes(message):
@@ -55,7 +62,7 @@ class Lane:
 
     def _goes(self, message: Message) -> bool:
         connection = self._connection
-        if message.should_close or message.version < (1, 1) or not connection.is_free:
+        if self._handler is None or message.should_close or message.version < (1, 1) or not connection.is_free:
             return False
         try:
             answer = self._handler.at_once(message, connection)

@@ -267,3 +267,22 @@ async def test_odd_requests_are_refused_or_answered(proxy: Proxy, registry: Regi
     wrong = {name: status for name, status in found.items() if status not in ODD_REQUESTS[name][1]}
     assert wrong == {}
     assert registry.requests == []
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "foo/2"])
+async def test_nothing_behind_an_offered_upgrade_is_a_request(proxy: Proxy, protocol: str) -> None:
+    """The parser drops what stands behind it in the same packet: a body that comes later must not be what is asked."""
+    offer = f"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"
+    inner = "GET /v2/_catalog HTTP/1.1\r\nHost: x\r\n\r\n"
+    reader, writer = await asyncio.open_connection(*proxy.netloc.split(":"))
+    writer.write(
+        f"{offer}PUT /v2/x/blobs/uploads/1 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(inner)}\r\n\r\n".encode()
+    )
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(inner.encode())
+        rest = await reader.read()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close\r\n" in head.lower()
+    assert rest == b"{}"
+    writer.close()
