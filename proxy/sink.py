@@ -1,9 +1,9 @@
 """Where a server's log lines go: a bounded buffer, emptied to a file descriptor by a thread of its own.
 
 Nobody who logs waits for whoever reads the log: a full pipe or a slow disk costs lines, never a pull. Lines that found
-no room are counted, and the count is told as soon as there is room again. Invariant: lines keep their order, and
-`close` returns when all that was taken has been handed to the kernel, or the reader of the log has stood still for
-`CLOSE_S`.
+no room are counted, and the count is told as soon as there is room again. Invariant: lines keep their order, no other
+process that writes to the same pipe comes between the bytes of one (of up to PIPE_BUF, pipe(7)), and `close` returns
+when all that was taken has been handed to the kernel, or the reader of the log has stood still for `CLOSE_S`.
 """
 
 import io
@@ -18,7 +18,6 @@ from typing import Any, Final
 MOST_BYTES: Final = 4 << 20  # some 12 000 lines of requests wait; as many again may be on their way out
 LINGER_S: Final = 0.02  # lines of so long leave together: a write to the kernel for each costs more than making it
 CLOSE_S: Final = 2.0
-BATCH: Final = 1 << 20  # bytes per write, so that a big batch does not wait for itself
 
 
 class Sink(io.RawIOBase):
@@ -90,18 +89,26 @@ class Sink(io.RawIOBase):
 
     def _hand_over(self, data: bytearray) -> None:
         """Write all of it. What a broken descriptor does not take is gone: there is nowhere to tell."""
-        rest = memoryview(data)
-        while rest:
+        at = 0
+        while at < len(data):
             try:
                 _, ready, _ = select.select([], [self._descriptor], [], 0.2)
                 if ready:
-                    rest = rest[os.write(self._descriptor, rest[:BATCH]) :]
+                    at += os.write(self._descriptor, data[at : _end_of_lines(data, at)])
                 elif time.monotonic() > self._give_up_at:
                     return
             except BlockingIOError:
                 continue
             except OSError:
                 return
+
+
+def _end_of_lines(data: bytearray, at: int) -> int:
+    """Where the lines end that leave in one write: as many as PIPE_BUF holds, a longer one by itself."""
+    if len(data) - at <= select.PIPE_BUF:
+        return len(data)
+    end = data.rfind(b"\n", at, at + select.PIPE_BUF)
+    return 1 + (end if end >= 0 else data.find(b"\n", at)) or len(data)
 
 
 class Loose(io.RawIOBase):

@@ -1,7 +1,9 @@
 """The sink of the log: order, a bound, nobody who waits, nothing lost at an orderly end."""
 
+import fcntl
 import os
 import threading
+from select import PIPE_BUF
 
 import pytest
 
@@ -128,3 +130,30 @@ def test_a_loose_line_waits_for_nobody() -> None:
     os.close(reader)
     assert loose.write(b"gone\n") == 5
     os.close(writer)
+
+
+def test_two_that_share_a_pipe_tear_no_line(pipe: Pipe) -> None:
+    """As the processes of one server share standard error; a small pipe is given page by page to who writes much."""
+    fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, PIPE_BUF)
+    other, count = Sink(pipe.writer, lost), 4_000
+    lines = [mark * 300 + b"\n" for mark in (b"a", b"b")]
+    for _ in range(count):
+        pipe.sink.write(lines[0])
+        other.write(lines[1])
+    ending = threading.Thread(target=other.close)
+    ending.start()
+    read: list[bytes] = []
+    while sum(map(len, read)) < 2 * count * len(lines[0]):
+        read.append(os.read(pipe.reader, 1000))
+    ending.join()
+    assert sorted(b"".join(read).splitlines(keepends=True)) == sorted(lines * count)
+    assert pipe.end() == b""
+
+
+@pytest.mark.parametrize("length", [PIPE_BUF - 1, PIPE_BUF, PIPE_BUF + 1, 3 * PIPE_BUF])
+def test_a_line_of_any_length_is_written(pipe: Pipe, length: int) -> None:
+    """Between shorter ones, and as the last one without an end."""
+    lines = [b"first\n", b"x" * (length - 1) + b"\n", b"y" * 100 + b"\n", b"z" * length]
+    for line in lines:
+        pipe.sink.write(line)
+    assert pipe.end() == b"".join(lines)
