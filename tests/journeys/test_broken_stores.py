@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,16 @@ FILES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("end", ["stopped", "killed"])
 @pytest.mark.parametrize(
-    "damage", [delete, flip, *(pytest.param(how, marks=pytest.mark.long) for how in (garble, halve))]
+    ("damage", "end"),
+    [
+        (delete, "killed"),
+        (flip, "stopped"),
+        *(
+            pytest.param(how, end, marks=LONG)
+            for how, end in ((delete, "stopped"), (flip, "killed"), *product((garble, halve), ("stopped", "killed")))
+        ),
+    ],
 )
 async def test_a_tag_pull_passes_whatever_file_is_lost(
     short_tmp: Path, registry: Registry, damage: Callable[[Path], None], end: str
