@@ -23,6 +23,11 @@ class Allotment:
             size = self._size()
             self._capacity.extend(self._claim, (end // STEP + 1) * STEP if size is None else max(size, end))
 
+    def admit(self, size: int) -> None:
+        """There is room for a blob whose size was just told, before anybody hears that it is kept. Raises NotKept."""
+        if blocks_for(size) > self._claim.promised:
+            self._capacity.extend(self._claim, size)
+
     def wrote(self, total: int) -> None:
         """So many bytes of it stand in the part now."""
         self._claim.written = total

@@ -208,6 +208,8 @@ class Fill:
             self._pieces.size = size
             claim.stop = size if claim.stop is None else claim.stop
             if not transfer.opened:
+                if size is not None and self.part.allotment is not None:
+                    self.part.allotment.admit(size)
                 transfer.open(size)
             transfer.givers.add(transfer.upstream)
             answer, goes_on = Answer(body, claim.at, gives_whole=self._crew.gets_whole), True

@@ -189,10 +189,14 @@ async def test_nobody_left_ends_it(proxy: Proxy, registry: Registry) -> None:
     assert registry.bytes_for(wanted.digest) < 30 * MIB
 
 
-async def test_a_body_larger_than_the_cache_streams(cache_dir: Path, registry: Registry, clock: Clock) -> None:
-    """max_size smaller than one blob: served, not kept, and nothing is evicted for it."""
+@pytest.mark.parametrize("named", [True, False], ids=["named by a manifest", "asked for by itself"])
+async def test_a_body_larger_than_the_cache_streams(
+    cache_dir: Path, registry: Registry, clock: Clock, named: bool
+) -> None:
+    """max_size smaller than one blob: served, not kept, and nothing is evicted for it; the answer's head says so."""
     small, large = blob(300_000, seed=1), blob(3 * MIB, seed=2)
-    image = registry.add(REPOSITORY, "1", manifest(small, large))
+    image = registry.add(REPOSITORY, "1", manifest(small, large) if named else manifest(small))
+    registry.add_blob(REPOSITORY, large)
     text = config_text(cache_dir, registry, "hydrate: {image: none}\n")
     async with running(text.replace("cache: {", "cache: {max_size: 2MiB, keep_free: 0B, "), clock) as proxy:
         assert (await proxy.ask(f"{REPOSITORY}/manifests/1")).status == 200
