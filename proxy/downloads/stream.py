@@ -40,9 +40,10 @@ class Answer:
             if self.at > offset:
                 return chunk[max(0, offset - start) :]
 
-    def give_back(self, rest: Buffer) -> None:
-        """Of what was taken last this was not asked for: it comes again."""
-        self._back, self.at, self.knows_ranges = rest, self.at - len(rest), False
+    def give_back(self, rest: Buffer, *, is_cut: bool) -> None:
+        """Of what was taken last this is another's, if the claim `is_cut`, or was not asked for: it comes again."""
+        self._back, self.at = rest, self.at - len(rest)
+        self.knows_ranges = self.knows_ranges and is_cut
 
 
 async def receive(
@@ -68,7 +69,7 @@ async def receive(
             if claim.at + len(fresh) > limit:
                 raise UpstreamLied(upstream, f"the body is longer than {limit} bytes")
             if claim.stop is not None and claim.at + len(fresh) > claim.stop:
-                answer.give_back(fresh[claim.stop - claim.at :])
+                answer.give_back(fresh[claim.stop - claim.at :], is_cut=claim.is_cut)
                 fresh = fresh[: claim.stop - claim.at]
             if fresh:
                 claim.at += len(fresh)  # before any await: nobody else may take these bytes

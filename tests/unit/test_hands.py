@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.downloads.pace import Lessons
+from proxy.downloads.pieces import PIECE
 from proxy.downloads.room import Downloads
 from proxy.oci import Digest
 from proxy.rules import Source
@@ -21,8 +22,8 @@ from tests.support.oneblob import Asked, BlobsOnly
 from tests.support.waiting import until
 
 MIB = 1 << 20
-SIZE = 32 * MIB
-FAR = 24 * MIB  # further than two pieces: a reader there gets a range of its own
+SIZE = 48 * MIB
+FAR = 24 * MIB + 192 * 1024  # further than two pieces: a reader there gets a range of its own; amid a chunk
 SLOW = 2 * MIB  # after so much a second has passed
 
 
@@ -126,8 +127,8 @@ async def test_who_waits_for_a_helper_lets_it_go_first(
     """A helper goes behind clients only as long as no client waits for what it is to bring."""
     upstream = Upstream(wanted, clock)
     await filled(tmp_path, upstream, *offsets)
-    assert [(one.start, one.stop) for one in upstream.asked[:2]] == [(0, None), (FAR, SIZE)]
-    assert upstream.sent <= SIZE + 8 * MIB
+    assert [(one.start, one.stop) for one in upstream.asked[:2]] == [(0, None), (FAR, FAR + PIECE)]
+    assert upstream.sent <= SIZE + MIB  # the chunk that the first answer was cut in
 
 
 async def test_what_a_helper_cannot_bring_comes_with_the_answer_that_runs(
@@ -136,7 +137,7 @@ async def test_what_a_helper_cannot_bring_comes_with_the_answer_that_runs(
     """At an upstream that knows no ranges the helper is refused; the first answer is not hung up on for its piece."""
     upstream = Upstream(wanted, clock, deaf=True)
     await filled(tmp_path, upstream, FAR)
-    assert [(one.start, one.stop) for one in upstream.asked] == [(0, None), (FAR, SIZE)]
+    assert [(one.start, one.stop) for one in upstream.asked] == [(0, None), (FAR, FAR + PIECE)]
     assert upstream.sent == SIZE
 
 
