@@ -163,9 +163,11 @@ def configure_loosely(form: Format, descriptor: int = 2) -> None:
 
 
 @contextmanager
-def server_log(form: Format, descriptor: int = 2) -> Iterator[None]:
-    """The log of a server: within the block nobody waits for whoever reads it (`Sink`); at its end all is written."""
-    _Out.sink = Sink(descriptor, _lost)
+def server_log(form: Format, descriptor: int = 2, *, is_shared: bool = False) -> Iterator[None]:
+    """The log of a server: within the block nobody waits for whoever reads it (`Sink`); at its end all is written.
+    `is_shared`: other processes write to the same descriptor.
+    """
+    _Out.sink = Sink(descriptor, _lost, is_shared=is_shared)
     raw = cast("BinaryIO", _Out.sink)
     configure(form, stream=io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True))
     if form == "json":

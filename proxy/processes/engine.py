@@ -12,5 +12,5 @@ from proxy.workers.apart import Apart
 def run(source: Source, apart: Apart, inherited: Inherited, *, log_format: Format) -> int:
     """Run the engine until the parent says otherwise, or is gone; the exit code. Raises CisternError or OSError."""
     config = source.load()
-    with server_log(log_format):
+    with server_log(log_format, is_shared=True):
         return asyncio.run(serve(source, config, announce=inherited.say, apart=apart, life=inherited.life))

@@ -58,7 +58,7 @@ class Sockets:
 
 def run(sockets: Sockets, inherited: Inherited, *, log_format: Format) -> int:
     """Serve until the parent says otherwise, or is gone; the exit code. Raises CisternError or OSError."""
-    with server_log(log_format):
+    with server_log(log_format, is_shared=True):
         return asyncio.run(serve(sockets, inherited))
 
 

@@ -18,9 +18,9 @@ def lost(count: int) -> bytes:
 class Pipe:
     """A sink that writes into a pipe; the test is its reader."""
 
-    def __init__(self, most_bytes: int = sinks.MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = sinks.MOST_BYTES, *, is_shared: bool = False) -> None:
         self.reader, self.writer = os.pipe()
-        self.sink = Sink(self.writer, lost, most_bytes=most_bytes)
+        self.sink = Sink(self.writer, lost, most_bytes=most_bytes, is_shared=is_shared)
 
     def end(self) -> bytes:
         """Everything that comes until the sink is closed and the pipe ends."""
@@ -132,10 +132,11 @@ def test_a_loose_line_waits_for_nobody() -> None:
     os.close(writer)
 
 
-def test_two_that_share_a_pipe_tear_no_line(pipe: Pipe) -> None:
+def test_two_that_share_a_pipe_tear_no_line() -> None:
     """As the processes of one server share standard error; a small pipe is given page by page to who writes much."""
+    pipe = Pipe(is_shared=True)
     fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, PIPE_BUF)
-    other, count = Sink(pipe.writer, lost), 4_000
+    other, count = Sink(pipe.writer, lost, is_shared=True), 4_000
     lines = [mark * 300 + b"\n" for mark in (b"a", b"b")]
     for _ in range(count):
         pipe.sink.write(lines[0])
@@ -150,9 +151,11 @@ def test_two_that_share_a_pipe_tear_no_line(pipe: Pipe) -> None:
     assert pipe.end() == b""
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize("length", [PIPE_BUF - 1, PIPE_BUF, PIPE_BUF + 1, 3 * PIPE_BUF])
-def test_a_line_of_any_length_is_written(pipe: Pipe, length: int) -> None:
+def test_a_line_of_any_length_is_written(length: int, is_shared: bool) -> None:
     """Between shorter ones, and as the last one without an end."""
+    pipe = Pipe(is_shared=is_shared)
     lines = [b"first\n", b"x" * (length - 1) + b"\n", b"y" * 100 + b"\n", b"z" * length]
     for line in lines:
         pipe.sink.write(line)
