@@ -165,7 +165,7 @@ class Tags:
             failure = slow  # somebody has waited there already: nobody waits again
         if failure is None:
             began = self._late.monotonic()
-            check = self._checks.start((key, False), lambda: self._watched(route, tag, record))
+            check = self._checks.start((key, False), lambda: self._unless_renewed(route, tag, record))
             try:
                 async with asyncio.timeout(policy.patience_s if may_be_stale else None):
                     renewed, outcome = await asyncio.shield(check)
@@ -182,6 +182,13 @@ class Tags:
             await self._forget(route, tag)
             raise ManifestUnknown(f"{route.source.upstream} no longer has tag {tag} in {route.source.repository}")
         raise failure
+
+    async def _unless_renewed(self, route: Route, tag: str, record: TagRecord) -> tuple[TagRecord, Outcome]:
+        """A check, unless another one has ended since the record was read: of a crowd, somebody comes that late."""
+        latest = await self._records.tag(route.place, tag)
+        if latest is not None and latest.last_checked > record.last_checked:
+            return latest, _checked_outcome(304)
+        return await self._watched(route, tag, record)
 
     async def _watched(self, route: Route, tag: str, record: TagRecord) -> tuple[TagRecord, Outcome]:
         """A check whose failure is remembered for a moment, whether or not anybody still waits for it."""

@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 
 from proxy.events import TagMoved
+from proxy.manifests import Held
+from proxy.oci import Digest
+from proxy.rules import Place
 from tests.support import script
 from tests.support.clock import Clock
 from tests.support.images import Image, blob, manifest
 from tests.support.proxy import UPSTREAM, Proxy, proxied
 from tests.support.registry import Registry
 from tests.support.tagged import APP, HELD, TAG, counts
-from tests.support.wire import Fault
+from tests.support.wire import Fault, Gate
 
 
 async def test_a_fresh_tag_asks_nobody(proxy: Proxy, registry: Registry, clock: Clock, image: Image) -> None:
@@ -161,3 +164,27 @@ async def test_a_tag_whose_new_manifest_is_gone_before_it_is_fetched(
         if then == "moved on":
             assert body == third.manifest.data
             assert (await proxy.ask(f"{APP}/manifests/1")).headers["Docker-Content-Digest"] == str(third.digest)
+
+
+async def test_who_read_before_a_check_ended_does_not_check_again(
+    proxy: Proxy, registry: Registry, clock: Clock, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a crowd, one may still look at what is here while the others' check begins and ends."""
+    await proxy.ask(TAG)
+    clock.advance(61)
+    manifests, gate = proxy.rooms.manifests, Gate()
+    held, late = manifests.held, [True]
+
+    async def look(place: Place, digest: Digest) -> Held | None:
+        if late:
+            late.clear()
+            await gate.stand()
+        return await held(place, digest)
+
+    monkeypatch.setattr(manifests, "held", look)
+    slow = asyncio.ensure_future(proxy.ask(TAG, method="HEAD"))
+    await gate.reached()
+    await proxy.ask(TAG, method="HEAD")
+    gate.open()
+    assert (await slow).headers["Cache-Status"] == "cistern-test; fwd=stale; fwd-status=304"
+    assert counts(registry) == (1, 1)
