@@ -18,6 +18,7 @@ from tests.support.faulty import FaultyFilesystem, io_error, no_space
 from tests.support.images import Image, blob, manifest
 from tests.support.proxy import Proxy, config_text, running
 from tests.support.registry import Registry
+from tests.support.waiting import answered, settled
 
 MIB = 1 << 20
 REPOSITORY = "team/app"
@@ -47,8 +48,14 @@ def stored_truly(proxy: Proxy) -> None:
 
 async def heal(proxy: Proxy, files: FaultyFilesystem) -> None:
     files.at = 0
-    await proxy.rooms.capacity.trouble.try_now()
-    assert proxy.rooms.capacity.trouble.reason is None
+    trouble = proxy.rooms.capacity.trouble
+
+    async def has_recovered() -> bool:
+        await trouble.try_now()
+        await settled()  # what failed behind the pull may be noted as late as now
+        return trouble.reason is None
+
+    await answered(has_recovered)
 
 
 @pytest.mark.parametrize(
