@@ -14,6 +14,7 @@ from typing import Self
 
 from proxy.downloads.bell import Bell
 from proxy.tasks import Tasks
+from tests.support.waiting import seen
 
 PIECE = 16 * 1024
 LISTENING = "0A"
@@ -135,11 +136,10 @@ class FaultProxy:
 
     async def taken(self) -> None:
         """Wait until whoever connects here has read what was carried to it: while it stalls, nothing is on its way."""
-        async with asyncio.timeout(30):
-            while _queued(self._port) or any(  # noqa: ASYNC110 - another process reads: nothing rings when it has
-                end.transport.get_write_buffer_size() for end in self._open
-            ):
-                await asyncio.sleep(0.01)
+        await seen(
+            lambda: not (_queued(self._port) or any(end.transport.get_write_buffer_size() for end in self._open)),
+            within_s=30.0,
+        )
 
     def heal(self) -> None:
         """No fault any more, for new bytes and new connections."""
